@@ -1,0 +1,168 @@
+"""Canonical forms: unit incoming norms for positive scales, positive reference responses for signs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphnfn.effective import effective
+from graphnfn.errors import SymmetryError
+from graphnfn.graph import NeuralGraph
+from graphnfn.spec import NetSpec, NeuronGroup
+from graphnfn.stack import Stack
+from graphnfn.symmetry.action import act
+from graphnfn.activations import Gauge
+from graphnfn.symmetry.element import GroupAction, GroupElement
+
+
+@dataclass(frozen=True)
+class CanonicalScales:
+    """Per group ``[B, n]``: the norm c_i (charge 1) and its output factor phi(c_i); 1 where there is no scale."""
+
+    norm: tuple[Tensor, ...]
+    phi: tuple[Tensor, ...]
+
+
+def _mask(group: NeuronGroup, flag: Gauge, device: torch.device) -> Tensor:
+    return torch.tensor([bool(gauge & flag) for _, gauge in group.per_neuron()], device=device)
+
+
+def _power(group: NeuronGroup, like: Tensor) -> Tensor:
+    return torch.tensor([a.phi_scale for a, _ in group.per_neuron()], dtype=like.dtype, device=like.device)
+
+
+def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
+    """The scales that give every neuron unit incoming norm, and the (effective) stack in that form.
+
+    In topological order ``c_i = || (w_ij phi(c_j))_j, b_i ||``, ``w'_ij = w_ij phi(c_j) / c_i`` and
+    ``b'_i = b_i / c_i``: c has charge 1, so w' and b' are invariant under positive scales.  Dead neurons
+    (norm 0) get c = 1.  Half precision is computed in float32.
+    """
+    stack = effective(stack)
+    if stack.nodes.dtype in (torch.float16, torch.bfloat16):
+        stack = stack.apply(lambda t: t.float())
+    spec = stack.spec
+    bias = stack.nodes[..., 0]
+    blocks = list(stack.blocks)
+    norms: list[Tensor] = []
+    phis: list[Tensor] = []
+    biases = []
+    for i, group in enumerate(spec.groups):
+        here = bias[:, spec.span(i)]
+        for b in spec.incoming[i]:
+            source = spec.position[spec.blocks[b].src]
+            if any(g & Gauge.POSITIVE for g in spec.groups[source].gauge):
+                blocks[b] = blocks[b] * phis[source][:, None, :, None]
+        if any(g & Gauge.POSITIVE for g in group.gauge):
+            c = _row_norm([blocks[b].flatten(2) for b in spec.incoming[i]] + [here[..., None]])
+            if not all(g & Gauge.POSITIVE for g in group.gauge):
+                c = torch.where(_mask(group, Gauge.POSITIVE, c.device), c, 1.0)
+            for b in spec.incoming[i]:
+                blocks[b] = blocks[b] / c[:, :, None, None]
+            here = here / c
+        else:
+            c = torch.ones_like(here)
+        power = _power(group, c)
+        phis.append(c if bool((power == 1).all()) else c**power)
+        norms.append(c)
+        biases.append(here)
+    nodes = torch.cat([torch.cat(biases, 1)[..., None], stack.nodes[..., 1:]], -1)
+    return CanonicalScales(tuple(norms), tuple(phis)), Stack(spec, nodes, tuple(blocks))
+
+
+def _row_norm(parts: list[Tensor]) -> Tensor:
+    """Norm of the concatenated parts over their last axis, free of overflow; 1 where all are zero."""
+    peak = torch.stack([p.detach().abs().amax(-1) for p in parts]).amax(0)
+    safe = torch.where(peak > 0, peak, 1.0)
+    squares = sum(((p / safe[..., None]) ** 2).sum(-1) for p in parts)
+    return torch.where(peak > 0, safe * torch.sqrt(torch.where(peak > 0, squares, 1.0)), 1.0)
+
+
+def canonicalize(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:
+    """The representative of a graph under positive scales, and the element that leads to it.
+
+    ``canonical = act(element, graph)`` and ``graph = act(element.inverse(), canonical)``; two graphs that
+    differ by positive scales have the same canonical form.  See :func:`canonical_scales` for the law.
+
+    Raises:
+        SpecError: the batch mixes architectures.
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> from graphnfn.symmetry import random_element
+        >>> spec = mlp_spec([2, 8, 1], "relu")
+        >>> graph = NeuralGraph.build(spec, {k: torch.randn(s, dtype=torch.float64) for k, s in spec.params.items()})
+        >>> moved = act(random_element(spec, decades=4.0, seed=0).__class__(spec, {}), graph)
+        >>> canonical, element = canonicalize(graph)
+        >>> bool(torch.allclose(act(element.inverse(), canonical).x, graph.x))
+        True
+    """
+    spec = graph.spec
+    scales, _ = canonical_scales(graph.stacks()[0])
+    actions = {}
+    for group, c in zip(spec.groups, scales.norm, strict=True):
+        if any(g & Gauge.POSITIVE for g in group.gauge):
+            plain = GroupAction.identity(group.size)
+            actions[group.id] = GroupAction(plain.perm, _squeeze(1 / c.detach().double()), plain.sign, plain.half_turns)
+    element = GroupElement(spec, actions)
+    return act(element, graph), element
+
+
+def _squeeze(rows: Tensor) -> Tensor:
+    return rows[0] if rows.shape[0] == 1 else rows
+
+
+def canonical_signs(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:
+    """The representative of a graph under sign flips: every neuron's response to a reference input is positive.
+
+    The reference is one fixed generic input; a neuron whose reference pre-activation is negative is flipped.
+    The choice is equivariant to permutations and positive scales and jumps where a response crosses zero, so
+    it serves alignment, hashing and export, not training.
+
+    Raises:
+        SpecError: the batch mixes architectures.
+        SymmetryError: nothing is left to choose, because no neuron has a sign symmetry.
+    """
+    spec = graph.spec
+    if not any(g & Gauge.SIGN for group in spec.groups for g in group.gauge):
+        raise SymmetryError("no neuron of this spec has a sign symmetry: canonical_signs has nothing to do")
+    _, stack = canonical_scales(graph.stacks()[0])
+    stack = stack.apply(lambda t: t.double())
+    actions, states = {}, []
+    for i, group in enumerate(spec.groups):
+        if not spec.incoming[i]:
+            states.append(_reference(group.size).expand(stack.size, -1).to(stack.nodes))
+            continue
+        z = stack.group(i)[..., 0]
+        for b in spec.incoming[i]:
+            z = z + torch.einsum("bijt,bj->bi", stack.blocks[b], states[spec.position[spec.blocks[b].src]])
+        flips = _mask(group, Gauge.SIGN, z.device) & (z < 0)
+        sign = torch.where(flips, -1.0, 1.0).double().cpu()
+        if any(g & Gauge.SIGN for g in group.gauge):
+            plain = GroupAction.identity(group.size)
+            actions[group.id] = GroupAction(plain.perm, plain.scale, _squeeze(sign), plain.half_turns)
+        states.append(activate(spec, i, z[..., None], stack)[..., 0])
+    element = GroupElement(spec, actions)
+    return act(element, graph), element
+
+
+def _reference(size: int) -> Tensor:
+    """A fixed generic input: no two entries equal, none zero."""
+    return torch.cos(1.0 + torch.arange(1, size + 1, dtype=torch.float64) * 2.0**0.5)
+
+
+def activate(spec: NetSpec, i: int, z: Tensor, stack: Stack) -> Tensor:
+    """Group i's activations on pre-activations ``[B, n, d]`` (rows that mix neurons are left out)."""
+    group = spec.groups[i]
+    slope = stack.group(i)[..., 5:6] if stack.nodes.shape[-1] > 5 else None
+    if len(set(group.activations)) == 1:
+        act_ = group.activations[0]
+        return act_(z, slope) if act_.rule.elementwise else z
+    out = z
+    kinds = [a for a, _ in group.per_neuron()]
+    for act_ in dict.fromkeys(kinds):
+        rows = torch.tensor([k == act_ for k in kinds], device=z.device)[:, None]
+        out = torch.where(rows, act_(z, slope), out)
+    return out
