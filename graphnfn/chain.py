@@ -196,7 +196,10 @@ class ChainBuilder:
         input_positive = any(op.kind in _NEEDS_POSITIVE for op in into)
         output_positive = any(op.kind in _NEEDS_POSITIVE for op in out)
         gauges = tuple(_allowed(a, input_positive, output_positive) for a in group.activations)
-        shiftable = any(p.group == group.id and p.field in ("bias", "norm_bias") for p in self._params)
+        fields = {p.field for p in self._params if p.group == group.id}
+        if group.norm_eps is not None and "norm_weight" not in fields:
+            gauges = (Gauge.NONE,) * len(gauges)  # no parameter behind such a norm could carry the factor
+        shiftable = ("bias" if group.norm_eps is None else "norm_bias") in fields
         turns = shiftable and not output_positive and all(op.kind == "norm" for op in into)
         turns = turns and any(a.rule.half_turns for a in group.activations)
         if not all(a.rule.elementwise for a in group.activations):
