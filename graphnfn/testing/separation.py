@@ -117,9 +117,7 @@ def _columns(stack: Stack, generator: torch.Generator) -> Callable[[int, Tensor]
     return _shuffle_axis(stack, 1, generator)
 
 
-def _factors(stack: Stack, generator: torch.Generator) -> Callable[[int, Tensor], Tensor] | None:
-    if all(min(b.sizes) < 2 for b in stack.spec.blocks):
-        return None  # a single row or column of factors may be one that the neurons absorb
+def _factors(stack: Stack, generator: torch.Generator) -> Callable[[int, Tensor], Tensor]:
     draws = [torch.rand(*w.shape[:3], 1, generator=generator) * 2 - 1 for w in stack.blocks]
     return lambda b, weight: weight * torch.exp(draws[b] * math.log(4.0)).to(weight)
 
