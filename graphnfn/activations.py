@@ -159,6 +159,19 @@ class Activation:
             return torch.where(z >= 0, z, slope * z)
         return self.rule.function(z, self.parameter)
 
+    def value_and_slope(self, z: Tensor, slope: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The activation and its derivative, the latter divided by omega for sin and cos to stay of order 1."""
+        if self.name in ("sin", "cos"):
+            sine, cosine = torch.sin(self.parameter * z), torch.cos(self.parameter * z)
+            return (sine, cosine) if self.name == "sin" else (cosine, -sine)
+        if self.name == "relu":
+            return torch.relu(z), (z > 0).to(z.dtype)
+        if self.name == "tanh":
+            x = torch.tanh(z)
+            return x, 1 - x * x
+        x, dx = torch.func.jvp(lambda v: self(v, slope), (z,), (torch.ones_like(z),))
+        return x, dx
+
     def __str__(self) -> str:
         return self.name if self.parameter == self.rule.default else f"{self.name}({self.parameter:g})"
 

@@ -1,0 +1,160 @@
+"""GraphMetaNet: canonicalise, encode, sweep, read out, composed by a frozen config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from graphnfn.errors import SpecError
+from graphnfn.graph import NeuralGraph
+from graphnfn.nn.blocks import BlockWiring
+from graphnfn.nn.edges import EdgeWiring
+from graphnfn.nn.edit import EditHead
+from graphnfn.nn.gated import GatedSweep
+from graphnfn.nn.native import NativeSweep
+from graphnfn.nn.readout import InvariantReadout
+from graphnfn.nn.state import LevelCode, State
+from graphnfn.nn.synchronous import SynchronousLayer
+from graphnfn.nn.taps import Sizes
+from graphnfn.nn.wiring import Wiring
+from graphnfn.spec import NetSpec
+from graphnfn.stack import Stack
+from graphnfn.symmetry.canonical import CanonicalScales, canonical_scales
+
+LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
+    "native": (NativeSweep,),
+    "gated": (GatedSweep,),
+    "synchronous": (SynchronousLayer,),
+    "combined": (NativeSweep, GatedSweep),
+}
+"""What one round consists of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaNetConfig:
+    """A GraphMetaNet in numbers.
+
+    Args:
+        width: channels of every feature.
+        rounds: how often the layers of ``layer`` are applied, each time with their own parameters.
+        out: numbers predicted per network (head "invariant").
+        layer: "native" evaluates the network on learned inputs and back, "gated" reads its weights,
+            "synchronous" is classical message passing, "combined" is native then gated: the best here.
+        head: "invariant" gives ``[networks, out]``, "edit" gives edited graphs.
+        rank: terms of the edit head's low-rank update.
+
+    Raises:
+        SpecError: a value is out of range.
+    """
+
+    width: int = 32
+    rounds: int = 1
+    out: int = 1
+    layer: Literal["native", "gated", "synchronous", "combined"] = "combined"
+    head: Literal["invariant", "edit"] = "invariant"
+    rank: int = 8
+
+    def __post_init__(self) -> None:
+        if self.layer not in LAYERS or self.head not in ("invariant", "edit"):
+            raise SpecError(
+                f"layer={self.layer!r}, head={self.head!r}: expected a layer of {', '.join(LAYERS)} "
+                "and head 'invariant' or 'edit'"
+            )
+        if min(self.width, self.rounds, self.out, self.rank) < 1:
+            raise SpecError(f"width, rounds, out and rank must be 1 at least; got {self}")
+
+
+class GraphMetaNet(nn.Module):
+    """A metanetwork on neuron graphs that is exact under the symmetries of their weights.
+
+    For every group element g of a network's spec ``model(act(g, graph)) == model(graph)`` (head "invariant") or
+    ``== act(g, model(graph))`` (head "edit"): permutations, positive scales, signs and half turns.
+
+    Args:
+        config: its size and parts.
+        specs: architectures it shall read; without them it is sized by the first batch that it meets.
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> spec = mlp_spec([2, 8, 1], "tanh")
+        >>> graph = NeuralGraph.build(spec, {k: torch.randn(s) for k, s in spec.params.items()})
+        >>> GraphMetaNet(MetaNetConfig(width=8, out=3))(NeuralGraph.batch([graph, graph])).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, config: MetaNetConfig | None = None, specs: Iterable[NetSpec] | None = None) -> None:
+        super().__init__()
+        self.config = config or MetaNetConfig()
+        self.sizes: Sizes | None = None
+        if specs is not None:
+            self.initialize(Sizes.of(specs))
+
+    def initialize(self, sizes: Sizes) -> None:
+        """Make the parameters, for tables of the given sizes."""
+        c = self.config
+        self.sizes = sizes
+        self.code = LevelCode(c.width)
+        self.layers = nn.ModuleList(layer(c.width, sizes) for _ in range(c.rounds) for layer in LAYERS[c.layer])
+        self.head = EditHead(c.width, c.rank, sizes) if c.head == "edit" else InvariantReadout(c.width, c.out, sizes)
+
+    def forward(self, data: Data) -> Tensor | NeuralGraph:
+        graph = NeuralGraph.of(data)
+        stacks = graph.stacks()
+        self._ready(stacks)
+        canonical = [canonical_scales(stack) for stack in stacks]
+        wirings: list[Wiring] = [BlockWiring(stack) for _, stack in canonical]
+        return self._heads(graph, [c for c, _ in canonical], wirings)
+
+    def forward_on_edges(self, data: Data) -> Tensor | NeuralGraph:
+        """The same numbers by ``edge_index`` gathers and scatters, all architectures of the batch at once."""
+        graph = NeuralGraph.of(data)
+        self._ready(graph.stacks())
+        canonical = [canonical_scales(stack) for stack in graph.stacks()]
+        return self._heads(graph, [c for c, _ in canonical], [EdgeWiring([s for _, s in canonical])])
+
+    def _ready(self, stacks: list[Stack]) -> None:
+        if self.sizes is None:
+            self.initialize(Sizes.of(s.spec for s in stacks))
+            self.to(stacks[0].nodes.device, stacks[0].nodes.dtype)
+
+    def _heads(self, graph: NeuralGraph, scales: list[CanonicalScales], wirings: list[Wiring]) -> Tensor | NeuralGraph:
+        states = [self._features(wiring) for wiring in wirings]
+        results = [self.head(state, wiring) for state, wiring in zip(states, wirings, strict=True)]
+        if isinstance(self.head, EditHead):
+            changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
+            edited = [_edit(s, *parts) for s, *parts in zip(graph.stacks(), scales, changes, strict=True)]
+            return NeuralGraph.from_stacks(edited, graph.members())
+        order = torch.cat(graph.members()).argsort().to(results[0].device)
+        return torch.cat(results)[order]
+
+    def _features(self, wiring: Wiring) -> State:
+        state = State([self.code(level) for level in wiring.levels])
+        for layer in self.layers:
+            state = layer(state, wiring)
+        return state
+
+    def get_extra_state(self) -> Any:
+        s = self.sizes
+        return None if s is None else (s.inputs, s.outputs, s.kernel_grid, s.position_grid)
+
+    def set_extra_state(self, state: Any) -> None:
+        if state is not None and self.sizes is None:
+            self.initialize(Sizes(*state))
+
+
+def _edit(stack: Stack, scales: CanonicalScales, change: tuple[list[Tensor], Tensor]) -> Stack:
+    """Weights plus a change that was made on canonical weights."""
+    spec = stack.spec
+    if any(g.norm_eps is not None for g in spec.groups):
+        raise SpecError("the edit head needs networks without kept batch norms: convert with fold_norm=True")
+    blocks = []
+    for b, weight, delta in zip(spec.blocks, stack.blocks, change[0], strict=True):
+        c, phi = scales.norm[spec.position[b.dst]], scales.phi[spec.position[b.src]]
+        blocks.append(weight + delta * c[:, :, None, None] / phi[:, None, :, None])
+    bias = stack.nodes[..., 0] + change[1] * torch.cat(scales.norm, 1)
+    return Stack(spec, torch.cat([bias[..., None], stack.nodes[..., 1:]], -1), tuple(blocks))

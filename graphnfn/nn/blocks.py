@@ -1,0 +1,173 @@
+"""The block-major wiring: messages as batched GEMMs on stacked weights, no gather and no scatter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from graphnfn.activations import Activation, Gauge
+from graphnfn.nn.parity import even_bias, turn_and_bias
+from graphnfn.nn.taps import TapTable
+from graphnfn.nn.wiring import Head, Level, Wiring, identity
+from graphnfn.spec import NODE_FIELDS, NetSpec
+from graphnfn.stack import Stack
+
+_SLOPE = NODE_FIELDS.index("slope")
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """What a level needs to know of a neuron group, independent of the weights."""
+
+    place: Tensor
+    depth_in: Tensor
+    depth_out: Tensor
+    kind: Tensor
+    signed: Tensor
+    periodic: Tensor
+    parts: tuple[tuple[Activation, bool, Tensor | None], ...]
+
+
+@lru_cache(maxsize=256)
+def group_facts(spec: NetSpec, device: torch.device) -> tuple[GroupFacts, ...]:
+    """Per group of the spec, its facts on a device."""
+    depth_out = [0] * len(spec.groups)
+    for i in reversed(range(len(spec.groups))):
+        depth_out[i] = max((depth_out[spec.position[spec.blocks[b].dst]] + 1 for b in spec.outgoing[i]), default=0)
+    facts = []
+    for i, group in enumerate(spec.groups):
+        pairs = group.per_neuron()
+        signed = torch.tensor([bool(g & Gauge.SIGN) for _, g in pairs], device=device)[:, None]
+        periodic = torch.tensor([a.rule.half_turns and group.half_turns for a, _ in pairs], device=device)[:, None]
+        distinct = list(dict.fromkeys((a, bool(g & Gauge.SIGN)) for a, g in pairs))
+        parts = []
+        for act, sign in distinct:
+            rows = torch.tensor([(a, bool(g & Gauge.SIGN)) == (act, sign) for a, g in pairs], device=device)
+            parts.append((act, sign, None if len(distinct) == 1 else rows[:, None]))
+        facts.append(
+            GroupFacts(
+                place=torch.arange(group.size, device=device),
+                depth_in=torch.full((group.size,), spec.levels[i], device=device),
+                depth_out=torch.full((group.size,), depth_out[i], device=device),
+                kind=torch.tensor([a.code for a, _ in pairs], device=device),
+                signed=signed,
+                periodic=periodic,
+                parts=tuple(parts),
+            )
+        )
+    return tuple(facts)
+
+
+def typed_bias(parts: tuple, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``turn``, ``turned_bias`` and ``even_bias`` of neurons with several activations."""
+    out: tuple[Tensor, ...] = ()
+    for act, sign, rows in parts:
+        new = (*turn_and_bias(act, sign, bias), even_bias(act, sign, bias))
+        out = new if not out else tuple(torch.where(rows, a, b) for a, b in zip(new, out, strict=True))
+    return out[0], out[1], out[2]
+
+
+class BlockWiring(Wiring):
+    """The wiring of a (canonical, effective) stack; see :mod:`graphnfn.nn.wiring`."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack, self.spec, self.networks = stack, stack.spec, stack.size
+        self._heads: dict[tuple[int, Head], Tensor] = {}
+        self.levels = []
+        for i, (group, facts) in enumerate(zip(self.spec.groups, group_facts(self.spec, stack.nodes.device), strict=True)):
+            values = stack.group(i)
+            bias = values[..., :1]
+            turn, turned, even = typed_bias(facts.parts, bias)
+            self.levels.append(
+                Level(
+                    role=group.role, bias=bias, even_bias=even, turn=turn, turned_bias=turned, signed=facts.signed,
+                    periodic=facts.periodic, place=facts.place, depth_in=facts.depth_in, depth_out=facts.depth_out,
+                    kind=facts.kind, parts=tuple((a, rows) for a, _, rows in facts.parts),
+                    slope=values[..., _SLOPE : _SLOPE + 1] if values.shape[-1] > _SLOPE else None,
+                )
+            )  # fmt: skip
+
+    def weight(self, b: int, head: Head) -> Tensor:
+        """``head`` of a block's weights, ``[B, n_dst, n_src, taps]``, computed once."""
+        if head is identity:
+            return self.stack.blocks[b]
+        if (b, head) not in self._heads:
+            self._heads[b, head] = head(self.stack.blocks[b])
+        return self._heads[b, head]
+
+    def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
+        total = None
+        for b in self.spec.incoming[level]:
+            block = self.spec.blocks[b]
+            x = states[self.spec.position[block.src]]
+            x = (x[..., None, :] * taps(block)).flatten(-3, -2)  # [B or 1, src * taps, d]
+            weight = self.weight(b, head).flatten(2)
+            message = torch.matmul(weight, x[0]) if x.shape[0] == 1 else torch.bmm(weight, x)
+            total = message if total is None else total + message
+        assert total is not None
+        return total
+
+    def push(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
+        total = None
+        for b in self.spec.outgoing[level]:
+            block = self.spec.blocks[b]
+            y = states[self.spec.position[block.dst]]
+            weight = self.weight(b, head).flatten(2).transpose(1, 2)
+            message = torch.matmul(weight, y[0]) if y.shape[0] == 1 else torch.bmm(weight, y)
+            if block.num_taps > 1:
+                message = (message.unflatten(1, (-1, block.num_taps)) * taps(block)).sum(2)
+            else:
+                message = message * taps(block)
+            total = message if total is None else total + message
+        assert total is not None
+        return total
+
+    def pool(self, level: int, values: Tensor) -> Tensor:
+        values = values.expand(self.networks, -1, -1)
+        mean = values.mean(1)
+        spread = torch.sqrt(((values - mean[:, None]) ** 2).mean(1) + 1e-6)
+        return torch.cat([mean, spread, values.amax(1)], -1)
+
+    def collect(self, level: int, rows: Tensor, *, pooled: bool) -> Tensor:
+        return rows if pooled else rows.expand(self.networks, -1, -1).sum(1)
+
+    @property
+    def num_bundles(self) -> int:
+        return len(self.spec.blocks)
+
+    def weights(self, k: int) -> Tensor:
+        return self.stack.blocks[k]
+
+    def tap_vectors(self, k: int, taps: TapTable) -> Tensor:
+        return taps(self.spec.blocks[k])
+
+    def at_source(self, k: int, states: list[Tensor]) -> Tensor:
+        return states[self.spec.position[self.spec.blocks[k].src]][:, None]
+
+    def at_target(self, k: int, states: list[Tensor]) -> Tensor:
+        return states[self.spec.position[self.spec.blocks[k].dst]][:, :, None]
+
+    def to_targets(self, values: list[Tensor], reduce: str) -> list[Tensor]:
+        return self._reduce(values, self.spec.incoming, 2, reduce)
+
+    def to_sources(self, values: list[Tensor], reduce: str) -> list[Tensor]:
+        return self._reduce(values, self.spec.outgoing, 1, reduce)
+
+    def _reduce(self, values: list[Tensor], blocks: tuple[tuple[int, ...], ...], axis: int, how: str) -> list[Tensor]:
+        out = []
+        for group, members in zip(self.spec.groups, blocks, strict=True):
+            if not members:
+                shape = (self.networks, group.size, values[0].shape[-1])
+                out.append(values[0].new_zeros(shape))
+                continue
+            total = torch.stack([values[k].sum(axis) for k in members]).sum(0)
+            degree = sum(values[k].shape[axis] for k in members)
+            out.append(total / degree if how == "mean" else total)
+        return out
+
+    def unbundle(self, edges: list[Tensor], nodes: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
+        rows = [n.expand(self.networks, -1, -1)[..., 0] for n in nodes]
+        return [(edges, torch.cat(rows, 1))]

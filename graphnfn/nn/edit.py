@@ -1,0 +1,58 @@
+"""The equivariant edit head: from neuron features to a change of the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphnfn.nn.state import State
+from graphnfn.nn.taps import Sizes, TapTable
+from graphnfn.nn.typed import TypedLinear
+from graphnfn.nn.wiring import Wiring
+from graphnfn.symmetry.charge import BIAS, ODD, WEIGHT
+
+
+class EditHead(nn.Module):
+    """Changes of canonical weights and biases, typed like them.
+
+    ``delta w_ij[t] = sum_r u_i^r v_j^r k_t^r + w_ij[t] sum_r p_i^r q_j^r`` with u in-typed, v out-typed, p and q even:
+    a low-rank, gradient-like update and an edgewise gain. ``delta b_i = turn_i (A o_i) . gate(e_i) + b_i gain(e_i)``,
+    without the second term where half turns act. The caller undoes the canonical scales:
+    ``delta W_ij = c_i / phi(c_j) delta w_ij``, ``delta B_i = c_i delta b_i``.
+
+    Args:
+        width: channels of the features.
+        rank: terms r of the sums.
+        sizes: of the tap tables.
+    """
+
+    def __init__(self, width: int, rank: int, sizes: Sizes) -> None:
+        super().__init__()
+        BIAS.parity.require(ODD, "bias update")
+        (WEIGHT.parity * WEIGHT.parity).parity.require_neutral("edgewise gain")
+        self.u, self.v = TypedLinear(width, rank, ODD), TypedLinear(width, rank, ODD)
+        self.u_gate, self.v_gate = nn.Linear(width, rank), nn.Linear(width, rank)
+        self.p, self.q = nn.Linear(width, rank), nn.Linear(width, rank)
+        self.taps = TapTable(rank, sizes)
+        self.bias, self.bias_gate = TypedLinear(width, rank, ODD), nn.Linear(width, rank)
+        self.bias_gain = nn.Linear(width, 1)
+        self.scale = nn.Parameter(torch.tensor(0.01))
+
+    def forward(self, state: State, wiring: Wiring) -> tuple[list[Tensor], list[Tensor]]:
+        """Changes per bundle ``[..., taps]`` and per level ``[..., 1]``."""
+        levels = wiring.levels
+        into = [level.turn * o for level, o in zip(levels, state.odd, strict=True)]
+        u = [self.u(o) * self.u_gate(e) for o, e in zip(into, state.even, strict=True)]
+        v = [self.v(o) * self.v_gate(e) for o, e in zip(state.odd, state.even, strict=True)]
+        p, q = [self.p(e) for e in state.even], [self.q(e) for e in state.even]
+        edges = []
+        for k in range(wiring.num_bundles):
+            low = (wiring.at_target(k, u) * wiring.at_source(k, v)) @ wiring.tap_vectors(k, self.taps).T
+            gain = (wiring.at_target(k, p) * wiring.at_source(k, q)).mean(-1, keepdim=True)
+            edges.append(self.scale * (low + gain * wiring.weights(k)))
+        nodes = []
+        for level, o, e in zip(levels, into, state.even, strict=True):
+            change = (self.bias(o) * self.bias_gate(e)).sum(-1, keepdim=True)
+            gain = torch.where(level.periodic, 0.0, self.bias_gain(e))
+            nodes.append(self.scale * (change + gain * level.bias))
+        return edges, nodes

@@ -1,0 +1,87 @@
+"""The gated sweep: messages along canonical weights in topological order, updated by free gates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphnfn.nn.state import PlaceTable, State
+from graphnfn.nn.taps import Sizes, TapTable
+from graphnfn.nn.typed import TypedLinear, even_mlp, soft_norm
+from graphnfn.nn.wiring import Wiring
+from graphnfn.symmetry.charge import ACTIVATION, ADJOINT, ODD, WEIGHT
+
+
+class GatedSweep(nn.Module):
+    """One forward and one backward sweep over canonical weights w, with free updates instead of activations.
+
+    Forward, with k_i = ``turn`` and s_i = ``turned_bias`` of :mod:`graphnfn.nn.parity`:
+    ``m_i = sum_j w_ij . o_j`` (in-typed), ``M_i = sum_j |w_ij| . e_j`` (even),
+    ``e_i <- e_i + MLP(e_i, M_i, |m_i|)``, ``o_i = norm(k_i A m_i * gate(e_i) + s_i gate'(e_i))`` (out-typed).
+    Backward: ``r_j = sum_i w_ij . a_i`` (out-typed), ``R_j = sum_i |w_ij| . e_i``,
+    ``e_j <- e_j + MLP(e_j, R_j, |r_j|, r_j o_j)``, ``a_j = norm(k_j B r_j * gate + m_j * gate')`` (in-typed).
+
+    Args:
+        width: channels d of each type.
+        sizes: of the tables of input neurons, output neurons and taps.
+
+    Shape: even ``[..., d]`` in and out; out-typed features go to ``state.odd``.
+    """
+
+    def __init__(self, width: int, sizes: Sizes) -> None:
+        super().__init__()
+        WEIGHT.from_source(ACTIVATION).parity.require(ODD, "forward message")
+        WEIGHT.from_target(ADJOINT).parity.require(ODD, "backward message")
+        self.inputs = PlaceTable(sizes.inputs, width)
+        self.outputs = PlaceTable(sizes.outputs, width)
+        self.odd_taps, self.even_taps = TapTable(width, sizes), TapTable(width, sizes)
+        self.back_odd_taps, self.back_even_taps = TapTable(width, sizes), TapTable(width, sizes)
+        self.down, self.up = even_mlp(4 * width, width), even_mlp(4 * width, width)
+        self.mix_down, self.mix_up = TypedLinear(width, width, ODD), TypedLinear(width, width, ODD)
+        self.keep = TypedLinear(width, width, ODD)
+        self.gate_down, self.gate_up = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)
+
+    def forward(self, state: State, wiring: Wiring) -> State:
+        even, odd, arrived = self._down(state, wiring)
+        return self._up(State(even, odd), arrived, wiring)
+
+    def _down(self, state: State, wiring: Wiring) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        even: list[Tensor] = []
+        odd: list[Tensor] = []
+        arrived: list[Tensor] = []
+        for i, level in enumerate(wiring.levels):
+            e = state.even[i]
+            if level.role == "input":
+                start = self.inputs(level)
+                even.append(e + start)
+                odd.append(start)
+                arrived.append(torch.zeros_like(start))
+                continue
+            m = wiring.pull(i, odd, self.odd_taps)
+            mass = wiring.pull(i, even, self.even_taps, torch.abs)
+            e = e + self.down(_cat(e, mass, level.even(m), m * level.turn * level.turned_bias))
+            mixing, biasing = self.gate_down(e).chunk(2, -1)
+            even.append(e)
+            odd.append(soft_norm(level.turn * self.mix_down(m) * (1 + mixing) + level.turned_bias * biasing))
+            arrived.append(m)
+        return even, odd, arrived
+
+    def _up(self, state: State, arrived: list[Tensor], wiring: Wiring) -> State:
+        even = list(state.even)
+        back: list[Tensor] = list(state.odd)
+        for i in reversed(range(len(even))):
+            level, e, o = wiring.levels[i], even[i], state.odd[i]
+            if level.role == "output":
+                back[i] = o + self.outputs(level)
+                continue
+            r = wiring.push(i, back, self.back_odd_taps)
+            mass = wiring.push(i, even, self.back_even_taps, torch.abs)
+            e = e + self.up(_cat(e, mass, level.even(r), r * o))
+            mixing, keeping = self.gate_up(e).chunk(2, -1)
+            even[i] = e
+            back[i] = soft_norm(level.turn * self.mix_up(r) * (1 + mixing) + self.keep(arrived[i]) * keeping)
+        return State(even, state.odd)
+
+
+def _cat(*parts: Tensor) -> Tensor:
+    return torch.cat(torch.broadcast_tensors(*parts), -1)

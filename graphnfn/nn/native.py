@@ -1,0 +1,74 @@
+"""The native sweep: message passing in which every neuron uses its own activation function."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphnfn.nn.state import PlaceTable, State
+from graphnfn.nn.taps import Sizes, TapTable
+from graphnfn.nn.wiring import Wiring
+from graphnfn.symmetry.charge import ACTIVATION, ADJOINT, WEIGHT
+
+
+class NativeSweep(nn.Module):
+    """One forward sweep with the neurons' own activations and one backward sweep with their derivatives.
+
+    ``x_i = sigma_i(sum_j w_ij . x_j + beta b_i)`` from learned states at the input neurons, then
+    ``y_j = sum_i w_ij . sigma_i'(z_i) y_i`` from learned states at the output neurons. x has charge 1 and y
+    charge -1, so x * y is invariant. With taps and beta at 1, where they start, the d channels of x are the
+    network's activations on d learned inputs, and y its gradients.
+
+    Args:
+        width: channels d.
+        sizes: of the tables of input neurons, output neurons and taps.
+
+    Shape: even features ``[..., d]`` in, even features ``[..., d]`` out; x goes to ``state.odd``.
+    """
+
+    def __init__(self, width: int, sizes: Sizes) -> None:
+        super().__init__()
+        WEIGHT.from_source(ACTIVATION).require(ACTIVATION, "forward message")
+        WEIGHT.from_target(ADJOINT).parity.require(ADJOINT.parity, "backward message")
+        (ACTIVATION * ADJOINT).require_neutral("activation times adjoint")
+        self.inputs = PlaceTable(sizes.inputs, width)
+        self.outputs = PlaceTable(sizes.outputs, width)
+        self.beta = nn.Parameter(torch.ones(width))
+        self.forward_taps = TapTable(width, sizes)
+        self.backward_taps = TapTable(width, sizes)
+        self.gate = nn.Linear(width, width)
+        self.answer = nn.Linear(width, width)
+        self.update = nn.Sequential(nn.Linear(4 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        for layer in (self.gate, self.answer):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, state: State, wiring: Wiring) -> State:
+        xs: list[Tensor] = []
+        slopes: list[Tensor] = []
+        for i, level in enumerate(wiring.levels):
+            if level.role == "input":
+                xs.append(self.inputs(level) * (1 + self.gate(state.even[i])))
+                slopes.append(torch.ones_like(xs[-1]))
+                continue
+            beta = torch.where(level.periodic, 1.0, self.beta)  # a scaled bias would break the half turns
+            z = wiring.pull(i, xs, self.forward_taps) + level.bias * beta
+            x, slope = level.activate(z)
+            xs.append(x)
+            slopes.append(slope)
+        ys: list[Tensor] = [torch.empty(0)] * len(xs)
+        returned = list(ys)
+        for i in reversed(range(len(xs))):
+            level = wiring.levels[i]
+            if level.role == "output":
+                returned[i] = self.outputs(level) + self.answer(xs[i])
+            else:
+                returned[i] = wiring.push(i, ys, self.backward_taps)
+            ys[i] = returned[i] * slopes[i]
+        even = [self._update(wiring, state, xs, returned, i) for i in range(len(xs))]
+        return State(even, xs)
+
+    def _update(self, wiring: Wiring, state: State, xs: list[Tensor], ys: list[Tensor], i: int) -> Tensor:
+        level = wiring.levels[i]
+        e, x, y = torch.broadcast_tensors(state.even[i], xs[i], ys[i])
+        return e + self.update(torch.cat([e, level.even(x), x * y, level.even(y)], -1))

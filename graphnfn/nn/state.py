@@ -1,0 +1,76 @@
+"""What travels from layer to layer, and the encodings of a neuron's fixed place in the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from graphnfn.activations import NAMES
+from graphnfn.errors import SpecError
+from graphnfn.nn.wiring import Level
+
+MAX_DEPTH = 32
+"""Deeper levels share one encoding."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Features per level: ``even`` ones are invariant, ``odd`` ones are out-typed (see parity).
+
+    Lists run over the levels of a wiring; entries are ``[..., width]``. ``odd`` is empty before the first layer
+    that makes out-typed features. Edge features run over the bundles of a wiring and are empty before the first
+    synchronous layer: ``edge_even`` is invariant, ``edge_odd`` is typed like a weight.
+    """
+
+    even: list[Tensor]
+    odd: list[Tensor] = field(default_factory=list)
+    edge_even: list[Tensor] = field(default_factory=list)
+    edge_odd: list[Tensor] = field(default_factory=list)
+
+
+class PlaceTable(nn.Module):
+    """A learned vector for each input (or output) neuron, whose order is fixed.
+
+    Args:
+        size: number of places.
+        width: channels.
+        scale: standard deviation at the start.
+    """
+
+    def __init__(self, size: int, width: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.randn(size, width) * scale)
+
+    def forward(self, level: Level) -> Tensor:
+        if level.place.numel() and int(level.place[-1]) >= len(self.vectors):
+            raise SpecError(
+                f"a network has {int(level.place.max()) + 1} {level.role} neurons; this model was sized for "
+                f"{len(self.vectors)}: give GraphMetaNet(config, specs=[...]) all architectures it shall read"
+            )
+        vectors = self.vectors[level.place]
+        return vectors[None] if level.bias.dim() == 3 else vectors
+
+
+class LevelCode(nn.Module):
+    """Even features at the start: activation, distance from the inputs and outputs, the even bias.
+
+    Args:
+        width: channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.kind = nn.Embedding(len(NAMES), width)
+        self.depth_in = nn.Embedding(MAX_DEPTH, width)
+        self.depth_out = nn.Embedding(MAX_DEPTH, width)
+        self.bias = nn.Linear(1, width)
+
+    def forward(self, level: Level) -> Tensor:
+        code = self.kind(level.kind)
+        code = code + self.depth_in(level.depth_in.clamp(max=MAX_DEPTH - 1))
+        code = code + self.depth_out(level.depth_out.clamp(max=MAX_DEPTH - 1))
+        if level.role == "input":  # no bias there, so one code serves all networks of a stack
+            return code[None] if level.bias.dim() == 3 else code
+        return code + self.bias(level.even_bias)

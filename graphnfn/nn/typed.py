@@ -1,0 +1,49 @@
+"""Linear maps and gates that respect sign types: no bias and no pointwise nonlinearity on odd features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphnfn.symmetry.charge import Charge
+
+
+class TypedLinear(nn.Module):
+    """A channel mix of features of one charge, ``g^c x -> g^c (W x)``.
+
+    Args:
+        into: channels in.
+        out: channels out.
+        charge: charge of the features, in and out.
+        bias: allowed at charge 0 only.
+
+    Raises:
+        SymmetryError: a bias is asked for at another charge.
+
+    Example:
+        >>> from graphnfn.symmetry.charge import ODD
+        >>> layer = TypedLinear(4, 4, ODD)
+        >>> x = torch.randn(3, 4)
+        >>> bool(torch.equal(layer(-x), -layer(x)))
+        True
+    """
+
+    def __init__(self, into: int, out: int, charge: Charge, *, bias: bool = False) -> None:
+        super().__init__()
+        if bias:
+            charge.require_neutral("a bias")
+        self.in_charge = self.out_charge = charge
+        self.linear = nn.Linear(into, out, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+def soft_norm(x: Tensor) -> Tensor:
+    """``x / sqrt(1 + mean(x^2))`` over channels: bounded, smooth, and odd in x."""
+    return x * torch.rsqrt(1 + (x * x).mean(-1, keepdim=True))
+
+
+def even_mlp(into: int, out: int) -> nn.Sequential:
+    """An MLP on even features, with a hidden layer as wide as its output."""
+    return nn.Sequential(nn.LayerNorm(into), nn.Linear(into, out), nn.SiLU(), nn.Linear(out, out))
