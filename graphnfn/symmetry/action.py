@@ -49,6 +49,8 @@ def act(element: GroupElement, target: NeuralGraph | Mapping[str, Tensor]) -> Ne
 
 def act_on_stack(element: GroupElement, stack: Stack) -> Stack:
     """:func:`act` on the stacked weights of networks of one spec."""
+    if stack.nodes.dtype in (torch.float16, torch.bfloat16):  # the factors may leave the range of half precision
+        return act_on_stack(element, stack.apply(lambda t: t.float())).apply(lambda t: t.to(stack.nodes.dtype))
     spec = stack.spec
     factors = [_factors(g, element.get(g.id), stack.nodes) for g in spec.groups]
     nodes = torch.cat([_move_nodes(g, stack.group(i), *factors[i]) for i, g in enumerate(spec.groups)], 1)

@@ -29,6 +29,10 @@ def _mask(group: NeuronGroup, flag: Gauge, device: torch.device) -> Tensor:
     return torch.tensor([bool(gauge & flag) for _, gauge in group.per_neuron()], device=device)
 
 
+def _odd(group: NeuronGroup, device: torch.device) -> Tensor:
+    return torch.tensor([bool(a.phi_sign) for a, _ in group.per_neuron()], device=device)
+
+
 def _power(group: NeuronGroup, like: Tensor) -> Tensor:
     return torch.tensor([a.phi_scale for a, _ in group.per_neuron()], dtype=like.dtype, device=like.device)
 
@@ -143,7 +147,9 @@ def canonical_signs(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:
         if any(g & Gauge.SIGN for g in group.gauge):
             plain = GroupAction.identity(group.size)
             actions[group.id] = GroupAction(plain.perm, plain.scale, _squeeze(sign), plain.half_turns)
-        states.append(activate(spec, i, z[..., None], stack)[..., 0])
+        even = _mask(group, Gauge.SIGN, z.device) & ~_odd(group, z.device)
+        # z beside sigma(z): a row of silent ReLUs would otherwise leave the neurons behind it without a sign
+        states.append(activate(spec, i, z[..., None], stack)[..., 0] + torch.where(even, 0.0, z))
     element = GroupElement(spec, actions)
     return act(element, graph), element
 

@@ -35,7 +35,7 @@ def _finish_layer(draw: st.DrawFn, chain: ChainBuilder, name: str, pool_first: S
     if pool_first is not None:
         chain.spatial(pool_first)
     acts = draw(_activations(width))
-    prelu = acts == (Activation("prelu"),)
+    prelu = Activation("prelu") in acts
     size = draw(st.sampled_from([1, width]))
     chain.activation(acts[0] if len(acts) == 1 else acts, slope=f"{name}.slope" if prelu else None, slope_size=size)
 

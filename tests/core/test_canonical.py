@@ -1,0 +1,191 @@
+"""Canonical forms: idempotent, function preserving, constant on orbits, smooth, safe at the edges of the floats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from graphnfn import testing
+from graphnfn.activations import Activation, Gauge
+from graphnfn.chain import mlp_spec, small_cnn_spec
+from graphnfn.errors import SpecError, SymmetryError
+from graphnfn.functional import run
+from graphnfn.graph import NeuralGraph
+from graphnfn.spec import NetSpec
+from graphnfn.stack import Stack
+from graphnfn.symmetry import act, canonical_scales, canonical_signs, canonicalize, random_element
+
+Specs = Callable[..., st.SearchStrategy[NetSpec]]
+RELU = mlp_spec([3, 6, 5, 2], "relu")
+
+
+def tensors(graph: NeuralGraph) -> list[Tensor]:
+    return [t for s in graph.stacks() for t in (s.nodes, *s.blocks)]
+
+
+def assert_same(a: NeuralGraph, b: NeuralGraph, rtol: float = 1e-9) -> None:
+    for x, y in zip(tensors(a), tensors(b), strict=True):
+        torch.testing.assert_close(x, y, rtol=rtol, atol=1e-12)
+
+
+@given(data=st.data())
+def test_canonical_form(specs: Specs, data: st.DataObject) -> None:
+    spec = data.draw(specs())
+    graph = testing.random_graph(spec, networks=2)
+    canonical, element = canonicalize(graph)
+    testing.assert_same_function(canonical, graph, rtol=1e-9)
+    assert_same(act(element, graph), canonical)
+    assert_same(act(element.inverse(), canonical), graph)
+    assert_same(canonicalize(canonical)[0], canonical)
+
+
+@given(data=st.data())
+def test_constant_on_orbits_of_positive_scales(specs: Specs, data: st.DataObject) -> None:
+    spec = data.draw(specs())
+    graph = testing.random_graph(spec, networks=2)
+    element = random_element(spec, 6.0, 0, networks=2)
+    for name, action in element.actions.items():  # scales only: signs and permutations are left to the layers
+        straight = torch.arange(action.perm.shape[-1]).expand_as(action.perm)
+        element.actions[name] = type(action)(straight, action.scale, action.sign.abs(), action.half_turns)
+    assert_same(canonicalize(act(element, graph))[0], canonicalize(graph)[0], rtol=1e-7)
+
+
+@pytest.mark.parametrize("spec", [RELU, small_cnn_spec([1, 4, 5], 3, "leaky_relu"), mlp_spec([2, 5, 1], "abs")])
+def test_incoming_norms_are_one(spec: NetSpec) -> None:
+    _, stack = canonical_scales(testing.random_graph(spec, networks=2).stacks()[0])
+    for i, group in enumerate(spec.groups):
+        if group.role == "hidden":
+            square = sum(stack.blocks[b].square().sum((2, 3)) for b in spec.incoming[i])
+            norm = square + stack.group(i)[..., 0].square()
+            torch.testing.assert_close(norm, torch.ones_like(norm))
+
+
+def test_only_neurons_with_a_scale_are_rescaled() -> None:
+    rows = [Activation(n) for n in ("relu", "tanh", "gelu", "identity", "sin")]
+    graph = testing.random_graph(mlp_spec([2, 5, 1], [rows]))
+    _, element = canonicalize(graph)
+    scale = element.actions["layers.0"].scale
+    assert (scale[[1, 2, 4]] == 1).all()
+    assert (scale[[0, 3]] != 1).all()
+    assert canonicalize(testing.random_graph(mlp_spec([2, 5, 1], "gelu")))[1].actions == {}
+
+
+def dead_network() -> NeuralGraph:
+    graph = testing.random_graph(RELU)
+    stack = graph.stacks()[0].apply(torch.clone)
+    stack.blocks[0][0, 2] = 0
+    stack.nodes[0, RELU.span("layers.0").start + 2] = 0
+    stack.blocks[1][0, :, 4] = 0
+    return NeuralGraph.from_stacks([stack])
+
+
+def test_dead_neurons_are_left_alone() -> None:
+    graph = dead_network()
+    canonical, element = canonicalize(graph)
+    assert all(torch.isfinite(t).all() for t in tensors(canonical))
+    assert float(element.actions["layers.0"].scale[2]) == 1
+    testing.assert_same_function(canonical, graph)
+    nothing = graph.map_stacks(lambda s: s.apply(torch.zeros_like))
+    assert_same(canonicalize(nothing)[0], nothing)
+
+
+def test_dead_neurons_have_finite_gradients() -> None:
+    stack = dead_network().stacks()[0].apply(lambda t: t.detach().requires_grad_())
+    _, canonical = canonical_scales(stack)
+    total = torch.stack([b.sin().sum() for b in canonical.blocks]).sum() + canonical.nodes.sin().sum()
+    for grad in torch.autograd.grad(total, [stack.nodes, *stack.blocks]):
+        assert torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 3e3])
+def test_low_precision_stays_finite(dtype: torch.dtype, size: float) -> None:
+    """Squares of these weights leave the range of fp16, and so do the reciprocals of their norms."""
+    graph = testing.random_graph(RELU, dtype=torch.float64).map_stacks(
+        lambda s: Stack(s.spec, s.nodes * size, (s.blocks[0] * size, *s.blocks[1:]))
+    )
+    graph = graph.astype(dtype)
+    scales, stack = canonical_scales(graph.stacks()[0])
+    assert all(torch.isfinite(t).all() for t in (*scales.norm, stack.nodes, *stack.blocks))
+    canonical, _ = canonicalize(graph)
+    assert all(torch.isfinite(t).all() for t in tensors(canonical))
+    assert tensors(canonical)[0].dtype == dtype
+    hidden = canonical.stacks()[0].blocks[0].double().square().sum((2, 3))
+    bias = canonical.stacks()[0].nodes[:, RELU.span("layers.0"), 0].double().square()
+    torch.testing.assert_close(hidden + bias, torch.ones_like(bias), rtol=0.05, atol=0)
+
+
+def test_smooth() -> None:
+    spec = mlp_spec([2, 3, 2, 1], "relu")
+    stack = testing.random_graph(spec).stacks()[0]
+
+    def weights(nodes: Tensor, *blocks: Tensor) -> tuple[Tensor, ...]:
+        _, canonical = canonical_scales(Stack(spec, nodes, blocks))
+        return (canonical.nodes, *canonical.blocks)
+
+    assert torch.autograd.gradcheck(weights, [t.clone().requires_grad_() for t in (stack.nodes, *stack.blocks)])
+
+
+def test_mixed_batches_are_refused() -> None:
+    batch = NeuralGraph.collate([testing.random_graph(RELU), testing.random_graph(mlp_spec([3, 4, 2], "relu"))])
+    with pytest.raises(SpecError, match="mixes architectures"):
+        canonicalize(batch)
+
+
+# ---- signs ----------------------------------------------------------------------------------------
+
+
+def flips_only(spec: NetSpec, seed: int) -> Callable[[NeuralGraph], NeuralGraph]:
+    element = random_element(spec, 4.0, seed, networks=2, permute=False)
+    return lambda graph: act(element, graph)
+
+
+@given(data=st.data())
+def test_canonical_signs(specs: Specs, data: st.DataObject) -> None:
+    spec = data.draw(specs().filter(lambda s: any(g & Gauge.SIGN for group in s.groups for g in group.gauge)))
+    graph = testing.random_graph(spec, networks=2)
+    canonical, element = canonical_signs(graph)
+    testing.assert_same_function(canonical, graph, rtol=1e-9)
+    assert_same(act(element.inverse(), canonical), graph)
+    assert_same(canonical_signs(canonical)[0], canonical)
+    moved = flips_only(spec, 0)(graph)
+    assert_same(canonicalize(canonical_signs(moved)[0])[0], canonicalize(canonical)[0], rtol=1e-7)
+
+
+def test_sign_flips_are_really_undone() -> None:
+    spec = mlp_spec([3, 16, 16, 2], "tanh")
+    graph = testing.random_graph(spec, networks=2)
+    moved = flips_only(spec, 1)(graph)
+    assert not torch.allclose(moved.x, graph.x)
+    assert_same(canonical_signs(moved)[0], canonical_signs(graph)[0])
+
+
+def test_signs_follow_permutations() -> None:
+    spec = mlp_spec([3, 8, 2], "tanh")
+    graph = testing.random_graph(spec)
+    element = random_element(spec, seed=3)
+    canonical, moved = canonical_signs(graph)[0], canonical_signs(act(element, graph))[0]
+    order = element.actions["layers.0"].perm
+    torch.testing.assert_close(moved.stacks()[0].blocks[0], canonical.stacks()[0].blocks[0][:, order])
+
+
+def test_nothing_to_choose_is_an_error() -> None:
+    with pytest.raises(SymmetryError, match="nothing to do"):
+        canonical_signs(testing.random_graph(RELU))
+
+
+def test_canonical_forms_leave_their_input_alone() -> None:
+    graph = testing.random_graph(mlp_spec([2, 5, 1], "abs"))
+    for canonical_form in (canonicalize, canonical_signs):
+        testing.assert_pure(lambda g, f=canonical_form: f(g)[0], graph)
+
+
+def test_canonical_outputs_are_the_same_in_float32() -> None:
+    graph = testing.random_graph(RELU, dtype=torch.float32)
+    inputs = torch.randn(16, 3)
+    torch.testing.assert_close(run(canonicalize(graph)[0], inputs), run(graph, inputs), rtol=1e-4, atol=1e-5)
