@@ -79,7 +79,11 @@ def _factors(group: NeuronGroup, action: GroupAction, like: Tensor) -> tuple[Ten
     out = action.scale**power * torch.where(odd, action.sign, 1.0) * (1.0 - 2.0 * (action.half_turns % 2))
     shift = action.half_turns * turn
     perm = action.perm.expand(shape).to(like.device)
-    return perm, *(t.expand(shape).to(like.device, like.dtype) for t in (into, out, shift))
+
+    def fit(values: Tensor) -> Tensor:
+        return values.expand(shape).to(like.device, like.dtype)
+
+    return perm, fit(into), fit(out), fit(shift)
 
 
 def _move_nodes(group: NeuronGroup, values: Tensor, perm: Tensor, into: Tensor, _: Tensor, shift: Tensor) -> Tensor:

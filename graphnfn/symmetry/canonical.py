@@ -42,7 +42,9 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
 
     In topological order ``c_i = || (w_ij phi(c_j))_j, b_i ||``, ``w'_ij = w_ij phi(c_j) / c_i`` and
     ``b'_i = b_i / c_i``: c has charge 1, so w' and b' are invariant under positive scales.  Dead neurons
-    (norm 0) get c = 1.  Half precision is computed in float32.
+    (norm 0) get c = 1, and their outgoing w' are 0: that is the limit for c -> 0, it changes no function because
+    sigma(0) = 0 wherever scales are a symmetry, and any other value would depend on the scale.  Half precision is
+    computed in float32.
     """
     stack = effective(stack)
     if stack.nodes.dtype in (torch.float16, torch.bfloat16):
@@ -52,36 +54,43 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
     blocks = list(stack.blocks)
     norms: list[Tensor] = []
     phis: list[Tensor] = []
+    alive: list[Tensor] = []
     biases = []
     for i, group in enumerate(spec.groups):
         here = bias[:, spec.span(i)]
         for b in spec.incoming[i]:
             source = spec.position[spec.blocks[b].src]
             if any(g & Gauge.POSITIVE for g in spec.groups[source].gauge):
-                blocks[b] = blocks[b] * phis[source][:, None, :, None]
+                blocks[b] = blocks[b] * (phis[source] * alive[source])[:, None, :, None]
         if any(g & Gauge.POSITIVE for g in group.gauge):
-            c = _row_norm([blocks[b].flatten(2) for b in spec.incoming[i]] + [here[..., None]])
+            c, live = _row_norm([blocks[b].flatten(2) for b in spec.incoming[i]] + [here[..., None]])
             if not all(g & Gauge.POSITIVE for g in group.gauge):
-                c = torch.where(_mask(group, Gauge.POSITIVE, c.device), c, 1.0)
+                scaled = _mask(group, Gauge.POSITIVE, c.device)
+                c, live = torch.where(scaled, c, 1.0), torch.where(scaled, live, 1.0)
             for b in spec.incoming[i]:
                 blocks[b] = blocks[b] / c[:, :, None, None]
             here = here / c
         else:
-            c = torch.ones_like(here)
+            c = live = torch.ones_like(here)
         power = _power(group, c)
         phis.append(c if bool((power == 1).all()) else c**power)
         norms.append(c)
+        alive.append(live)
         biases.append(here)
     nodes = torch.cat([torch.cat(biases, 1)[..., None], stack.nodes[..., 1:]], -1)
     return CanonicalScales(tuple(norms), tuple(phis)), Stack(spec, nodes, tuple(blocks))
 
 
-def _row_norm(parts: list[Tensor]) -> Tensor:
-    """Norm of the concatenated parts over their last axis, free of overflow; 1 where all are zero."""
+def _row_norm(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Norm of the concatenated parts over their last axis, free of overflow; 1 where all are zero.
+
+    The second tensor is 0 where all are zero and 1 elsewhere.
+    """
     peak = torch.stack([p.detach().abs().amax(-1) for p in parts]).amax(0)
     safe = torch.where(peak > 0, peak, 1.0)
     squares = sum(((p / safe[..., None]) ** 2).sum(-1) for p in parts)
-    return torch.where(peak > 0, safe * torch.sqrt(torch.where(peak > 0, squares, 1.0)), 1.0)
+    norm = torch.where(peak > 0, safe * torch.sqrt(torch.where(peak > 0, squares, 1.0)), 1.0)
+    return norm, (peak > 0).to(norm.dtype)
 
 
 def canonicalize(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:

@@ -189,3 +189,15 @@ def test_canonical_outputs_are_the_same_in_float32() -> None:
     graph = testing.random_graph(RELU, dtype=torch.float32)
     inputs = torch.randn(16, 3)
     torch.testing.assert_close(run(canonicalize(graph)[0], inputs), run(graph, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_dead_neurons_leave_no_trace_of_their_scale() -> None:
+    """Nothing fixes the scale of a neuron without incoming weights, so its outgoing ones must not be read."""
+
+    def read(graph: NeuralGraph) -> Tensor:
+        return torch.stack([b.abs().sum() for b in canonical_scales(graph.stacks()[0])[1].blocks]).sum()[None]
+
+    graph = dead_network()
+    assert testing.assert_equivariant(read, graph) < 1e-12
+    _, stack = canonical_scales(graph.stacks()[0])
+    testing.assert_same_function(NeuralGraph.from_stacks([stack]), graph)
