@@ -299,6 +299,9 @@ class NeuralGraph(Data):
     def keys(self) -> list[str]:  # type: ignore[override]
         return list(self.stores[0].keys())
 
+    def __getitem__(self, key: str) -> Any:
+        return self.stores[0][key]
+
     def apply(self, func: Callable[[Any], Any], *args: str) -> NeuralGraph:
         self._store.apply(lambda v: v.apply(func) if isinstance(v, Stack) else func(v), *args)
         return self

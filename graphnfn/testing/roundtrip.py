@@ -98,4 +98,5 @@ def _same_bits(got: Tensor, want: Tensor, where: str) -> None:
 
 def _bits(values: Tensor) -> Tensor:
     """Bytes rather than numbers: 0.0 and -0.0 differ, NaN equals itself."""
-    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    dense = values.detach().cpu().clone(memory_format=torch.contiguous_format)  # .contiguous() may keep odd strides
+    return dense.reshape(-1).view(torch.uint8)
