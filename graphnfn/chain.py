@@ -216,6 +216,12 @@ def _allowed(activation: Activation, input_positive: bool, output_positive: bool
     return gauge
 
 
+def _slope(activation: Activation | tuple[Activation, ...], layer: str) -> str | None:
+    """The name of the slopes of a PReLU, None for other activations."""
+    acts = (activation,) if isinstance(activation, Activation) else activation
+    return f"{layer}.slope" if any(a.name == "prelu" for a in acts) else None
+
+
 def mlp_spec(
     sizes: Sequence[int],
     activation: str | Activation | Sequence[Sequence[Activation]],
@@ -243,7 +249,8 @@ def mlp_spec(
         chain.linear(f"{name}.weight", (out, into), bias=f"{name}.bias" if bias else None)
         if i < len(sizes) - 2:
             single = isinstance(activation, (str, Activation))
-            chain.activation(as_activation(activation, omega) if single else tuple(activation[i]))  # type: ignore[arg-type]
+            chosen = as_activation(activation, omega) if single else tuple(activation[i])  # type: ignore[arg-type]
+            chain.activation(chosen, slope=_slope(chosen, name), slope_size=out)
         elif output_activation is not None:
             chain.activation(as_activation(output_activation))
     return chain.build()
@@ -271,7 +278,8 @@ def small_cnn_spec(
     for i, (into, out) in enumerate(zip(channels, channels[1:], strict=False)):
         shape = (out, into, kernel, kernel)
         chain.conv(f"conv{i}.weight", shape, bias=f"conv{i}.bias", stride=(stride, stride))
-        chain.activation(as_activation(activation))
+        chosen = as_activation(activation)
+        chain.activation(chosen, slope=_slope(chosen, f"conv{i}"), slope_size=out)
     chain.spatial(SpatialOp("global_avg_pool"))
     chain.linear("dense.weight", (classes, channels[-1]), bias="dense.bias")
     return chain.build()

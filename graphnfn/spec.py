@@ -307,6 +307,9 @@ def _check(spec: NetSpec) -> None:
             )
         if g.role != "hidden" and (g.permutable or any(g.gauge)):
             raise SpecError(f"group {g.id!r} has role {g.role!r}: inputs and outputs are fixed; drop its symmetry")
+        slopes = any(p.group == g.id and p.field == "slope" for p in spec.node_params)
+        if any(a.name == "prelu" for a in g.activations) and not slopes:
+            raise SpecError(f"group {g.id!r}: prelu needs a parameter of field 'slope'; use leaky_relu for a fixed slope")
         if g.size < 1:
             raise SpecError(f"group {g.id!r}: a group needs one neuron at least; got size {g.size}")
     order = {g.id: i for i, g in enumerate(spec.groups)}

@@ -12,7 +12,7 @@ from graphnfn.activations import Activation, Gauge
 from graphnfn.nn.parity import even_bias, turn_and_bias
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.wiring import Head, Level, Wiring, identity
-from graphnfn.spec import NODE_FIELDS, NetSpec
+from graphnfn.spec import NODE_FIELDS, Block, NetSpec
 from graphnfn.stack import Stack
 
 _SLOPE = NODE_FIELDS.index("slope")
@@ -26,8 +26,9 @@ class GroupFacts:
     depth_in: Tensor
     depth_out: Tensor
     kind: Tensor
-    signed: Tensor
-    periodic: Tensor
+    signed: Tensor | bool
+    periodic: Tensor | bool
+    plain: bool
     parts: tuple[tuple[Activation, bool, Tensor | None], ...]
 
 
@@ -40,8 +41,9 @@ def group_facts(spec: NetSpec, device: torch.device) -> tuple[GroupFacts, ...]:
     facts = []
     for i, group in enumerate(spec.groups):
         pairs = group.per_neuron()
-        signed = torch.tensor([bool(g & Gauge.SIGN) for _, g in pairs], device=device)[:, None]
-        periodic = torch.tensor([a.rule.half_turns and group.half_turns for a, _ in pairs], device=device)[:, None]
+        signed = [bool(g & Gauge.SIGN) for _, g in pairs]
+        periodic = [a.rule.half_turns and group.half_turns for a, _ in pairs]
+        plain = [not s or (bool(a.phi_sign) and not a.rule.half_turns) for (a, _), s in zip(pairs, signed, strict=True)]
         distinct = list(dict.fromkeys((a, bool(g & Gauge.SIGN)) for a, g in pairs))
         parts = []
         for act, sign in distinct:
@@ -53,12 +55,18 @@ def group_facts(spec: NetSpec, device: torch.device) -> tuple[GroupFacts, ...]:
                 depth_in=torch.full((group.size,), spec.levels[i], device=device),
                 depth_out=torch.full((group.size,), depth_out[i], device=device),
                 kind=torch.tensor([a.code for a, _ in pairs], device=device),
-                signed=signed,
-                periodic=periodic,
+                signed=one_answer(signed, device),
+                periodic=one_answer(periodic, device),
+                plain=all(plain),
                 parts=tuple(parts),
             )
         )
     return tuple(facts)
+
+
+def one_answer(values: list[bool], device: torch.device) -> Tensor | bool:
+    """A mask ``[n, 1]``, or a plain bool where all agree, which spares the layers work."""
+    return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)[:, None]
 
 
 def typed_bias(parts: tuple, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,7 +83,7 @@ class BlockWiring(Wiring):
 
     def __init__(self, stack: Stack) -> None:
         self.stack, self.spec, self.networks = stack, stack.spec, stack.size
-        self._heads: dict[tuple[int, Head], Tensor] = {}
+        self._cache: dict[tuple[int, TapTable, Head], Tensor] = {}
         self.levels = []
         for i, (group, facts) in enumerate(zip(self.spec.groups, group_facts(self.spec, stack.nodes.device), strict=True)):
             values = stack.group(i)
@@ -83,28 +91,28 @@ class BlockWiring(Wiring):
             turn, turned, even = typed_bias(facts.parts, bias)
             self.levels.append(
                 Level(
-                    role=group.role, bias=bias, even_bias=even, turn=turn, turned_bias=turned, signed=facts.signed,
+                    role=group.role, bias=bias, even_bias=even, turn=None if facts.plain else turn, turned_bias=turned, signed=facts.signed,
                     periodic=facts.periodic, place=facts.place, depth_in=facts.depth_in, depth_out=facts.depth_out,
                     kind=facts.kind, parts=tuple((a, rows) for a, _, rows in facts.parts),
                     slope=values[..., _SLOPE : _SLOPE + 1] if values.shape[-1] > _SLOPE else None,
                 )
             )  # fmt: skip
 
-    def weight(self, b: int, head: Head) -> Tensor:
-        """``head`` of a block's weights, ``[B, n_dst, n_src, taps]``, computed once."""
-        if head is identity:
-            return self.stack.blocks[b]
-        if (b, head) not in self._heads:
-            self._heads[b, head] = head(self.stack.blocks[b])
-        return self._heads[b, head]
+    def _mixed(self, b: int, taps: TapTable, head: Head) -> Tensor:
+        """``head`` of a block's weights with its taps mixed, ``[B, n_dst, n_src, R]``, computed once."""
+        key = (b, taps, head)
+        if key not in self._cache:
+            weight, block = head(self.stack.blocks[b]), self.spec.blocks[b]
+            self._cache[key] = weight @ taps.mix(block) if block.taps else weight
+        return self._cache[key]
 
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
         total = None
         for b in self.spec.incoming[level]:
             block = self.spec.blocks[b]
             x = states[self.spec.position[block.src]]
-            x = (x[..., None, :] * taps(block)).flatten(-3, -2)  # [B or 1, src * taps, d]
-            weight = self.weight(b, head).flatten(2)
+            x = (x[..., None, :] * taps.gain(block)).flatten(-3, -2)  # [B or 1, src * R, d]
+            weight = self._mixed(b, taps, head).flatten(2)
             message = torch.matmul(weight, x[0]) if x.shape[0] == 1 else torch.bmm(weight, x)
             total = message if total is None else total + message
         assert total is not None
@@ -115,12 +123,9 @@ class BlockWiring(Wiring):
         for b in self.spec.outgoing[level]:
             block = self.spec.blocks[b]
             y = states[self.spec.position[block.dst]]
-            weight = self.weight(b, head).flatten(2).transpose(1, 2)
+            y = (y[..., None, :, :] * taps.gain(block)[:, None]).flatten(-3, -2)  # [B or 1, R * dst, d]
+            weight = self._mixed(b, taps, head).permute(0, 2, 3, 1).flatten(2)
             message = torch.matmul(weight, y[0]) if y.shape[0] == 1 else torch.bmm(weight, y)
-            if block.num_taps > 1:
-                message = (message.unflatten(1, (-1, block.num_taps)) * taps(block)).sum(2)
-            else:
-                message = message * taps(block)
             total = message if total is None else total + message
         assert total is not None
         return total
@@ -141,8 +146,8 @@ class BlockWiring(Wiring):
     def weights(self, k: int) -> Tensor:
         return self.stack.blocks[k]
 
-    def tap_vectors(self, k: int, taps: TapTable) -> Tensor:
-        return taps(self.spec.blocks[k])
+    def block(self, k: int) -> Block:
+        return self.spec.blocks[k]
 
     def at_source(self, k: int, states: list[Tensor]) -> Tensor:
         return states[self.spec.position[self.spec.blocks[k].src]][:, None]

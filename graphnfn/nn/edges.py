@@ -123,7 +123,7 @@ class EdgeWiring(Wiring):
         total = None
         for k, rows in self._into[level]:
             bundle = self.bundles[k]
-            weight = head(bundle.weight[rows]) @ taps(bundle.block)
+            weight = (head(bundle.weight[rows]) @ taps.mix(bundle.block)) @ taps.gain(bundle.block)
             index = torch.stack([bundle.src[rows], bundle.dst[rows] - start])
             message = self._sum(x, index, weight, size=(start, end - start))
             total = message if total is None else total + message
@@ -136,7 +136,7 @@ class EdgeWiring(Wiring):
         total = y.new_zeros(end - start, y.shape[-1])
         for k, rows in self._out[level]:
             bundle = self.bundles[k]
-            weight = head(bundle.weight[rows]) @ taps(bundle.block)
+            weight = (head(bundle.weight[rows]) @ taps.mix(bundle.block)) @ taps.gain(bundle.block)
             index = torch.stack([bundle.dst[rows] - end, bundle.src[rows] - start])
             total = total + self._sum(y, index, weight, size=(len(y), end - start))
         return total
@@ -160,8 +160,8 @@ class EdgeWiring(Wiring):
     def weights(self, k: int) -> Tensor:
         return self.bundles[k].weight
 
-    def tap_vectors(self, k: int, taps: TapTable) -> Tensor:
-        return taps(self.bundles[k].block)
+    def block(self, k: int) -> Block:
+        return self.bundles[k].block
 
     def at_source(self, k: int, states: list[Tensor]) -> Tensor:
         return torch.cat(states)[self.bundles[k].src]
@@ -215,7 +215,8 @@ def _node_table(stacks: list[Stack]) -> dict[str, Tensor]:
         own = torch.arange(size, device=device)[:, None]
         number = torch.cat([torch.full_like(f.place, g) for g, f in enumerate(facts)])
         columns = {name: torch.cat([getattr(f, name) for f in facts]) for name in ("place", "depth_in", "depth_out", "kind")}
-        columns |= {name: torch.cat([getattr(f, name)[:, 0] for f in facts]) for name in ("signed", "periodic")}
+        for name in ("signed", "periodic"):
+            columns[name] = torch.cat([torch.zeros_like(f.place, dtype=torch.bool) | _column(getattr(f, name)) for f in facts])
         columns["part"] = torch.cat(part)
         columns["output"] = (number == len(facts) - 1).long()
         rows_of = {name: value.repeat(size) for name, value in columns.items()}
@@ -229,6 +230,10 @@ def _node_table(stacks: list[Stack]) -> dict[str, Tensor]:
         network += size
         groups += size * len(facts)
     return {name: torch.cat(values) for name, values in table.items()}
+
+
+def _column(mask: Tensor | bool) -> Tensor | bool:
+    return mask if isinstance(mask, bool) else mask[:, 0]
 
 
 def _level(facts: dict[str, Tensor], kinds: list[tuple]) -> Level:

@@ -41,18 +41,22 @@ class EditHead(nn.Module):
     def forward(self, state: State, wiring: Wiring) -> tuple[list[Tensor], list[Tensor]]:
         """Changes per bundle ``[..., taps]`` and per level ``[..., 1]``."""
         levels = wiring.levels
-        into = [level.turn * o for level, o in zip(levels, state.odd, strict=True)]
+        into = [level.turned(o) for level, o in zip(levels, state.odd, strict=True)]
         u = [self.u(o) * self.u_gate(e) for o, e in zip(into, state.even, strict=True)]
         v = [self.v(o) * self.v_gate(e) for o, e in zip(state.odd, state.even, strict=True)]
         p, q = [self.p(e) for e in state.even], [self.q(e) for e in state.even]
         edges = []
         for k in range(wiring.num_bundles):
-            low = (wiring.at_target(k, u) * wiring.at_source(k, v)) @ wiring.tap_vectors(k, self.taps).T
+            low = (wiring.at_target(k, u) * wiring.at_source(k, v)) @ self._tap_vectors(wiring, k).T
             gain = (wiring.at_target(k, p) * wiring.at_source(k, q)).mean(-1, keepdim=True)
             edges.append(self.scale * (low + gain * wiring.weights(k)))
         nodes = []
         for level, o, e in zip(levels, into, state.even, strict=True):
             change = (self.bias(o) * self.bias_gate(e)).sum(-1, keepdim=True)
-            gain = torch.where(level.periodic, 0.0, self.bias_gain(e))
-            nodes.append(self.scale * (change + gain * level.bias))
+            free = (~level.periodic) if isinstance(level.periodic, Tensor) else not level.periodic
+            nodes.append(self.scale * (change + self.bias_gain(e) * free * level.bias))
         return edges, nodes
+
+    def _tap_vectors(self, wiring: Wiring, k: int) -> Tensor:
+        block = wiring.block(k)
+        return self.taps.mix(block) @ self.taps.gain(block)

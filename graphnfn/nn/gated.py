@@ -35,7 +35,6 @@ class GatedSweep(nn.Module):
         self.inputs = PlaceTable(sizes.inputs, width)
         self.outputs = PlaceTable(sizes.outputs, width)
         self.odd_taps, self.even_taps = TapTable(width, sizes), TapTable(width, sizes)
-        self.back_odd_taps, self.back_even_taps = TapTable(width, sizes), TapTable(width, sizes)
         self.down, self.up = even_mlp(4 * width, width), even_mlp(4 * width, width)
         self.mix_down, self.mix_up = TypedLinear(width, width, ODD), TypedLinear(width, width, ODD)
         self.keep = TypedLinear(width, width, ODD)
@@ -59,10 +58,10 @@ class GatedSweep(nn.Module):
                 continue
             m = wiring.pull(i, odd, self.odd_taps)
             mass = wiring.pull(i, even, self.even_taps, torch.abs)
-            e = e + self.down(_cat(e, mass, level.even(m), m * level.turn * level.turned_bias))
+            e = e + self.down(_cat(e, mass, level.even(m), level.turned(m) * level.turned_bias))
             mixing, biasing = self.gate_down(e).chunk(2, -1)
             even.append(e)
-            odd.append(soft_norm(level.turn * self.mix_down(m) * (1 + mixing) + level.turned_bias * biasing))
+            odd.append(soft_norm(level.turned(self.mix_down(m)) * (1 + mixing) + level.turned_bias * biasing))
             arrived.append(m)
         return even, odd, arrived
 
@@ -74,12 +73,12 @@ class GatedSweep(nn.Module):
             if level.role == "output":
                 back[i] = o + self.outputs(level)
                 continue
-            r = wiring.push(i, back, self.back_odd_taps)
-            mass = wiring.push(i, even, self.back_even_taps, torch.abs)
+            r = wiring.push(i, back, self.odd_taps)
+            mass = wiring.push(i, even, self.even_taps, torch.abs)
             e = e + self.up(_cat(e, mass, level.even(r), r * o))
             mixing, keeping = self.gate_up(e).chunk(2, -1)
             even[i] = e
-            back[i] = soft_norm(level.turn * self.mix_up(r) * (1 + mixing) + self.keep(arrived[i]) * keeping)
+            back[i] = soft_norm(level.turned(self.mix_up(r)) * (1 + mixing) + self.keep(arrived[i]) * keeping)
         return State(even, state.odd)
 
 

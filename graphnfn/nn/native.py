@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from graphnfn.nn.state import PlaceTable, State
 from graphnfn.nn.taps import Sizes, TapTable
-from graphnfn.nn.wiring import Wiring
+from graphnfn.nn.typed import soft_norm, soft_root
+from graphnfn.nn.wiring import Level, Wiring
 from graphnfn.symmetry.charge import ACTIVATION, ADJOINT, WEIGHT
 
 
@@ -34,11 +35,10 @@ class NativeSweep(nn.Module):
         self.inputs = PlaceTable(sizes.inputs, width)
         self.outputs = PlaceTable(sizes.outputs, width)
         self.beta = nn.Parameter(torch.ones(width))
-        self.forward_taps = TapTable(width, sizes)
-        self.backward_taps = TapTable(width, sizes)
+        self.taps = TapTable(width, sizes)
         self.gate = nn.Linear(width, width)
         self.answer = nn.Linear(width, width)
-        self.update = nn.Sequential(nn.Linear(4 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        self.update = nn.Sequential(nn.Linear(4 * width, width), nn.SiLU(), nn.Linear(width, width))
         for layer in (self.gate, self.answer):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -51,8 +51,7 @@ class NativeSweep(nn.Module):
                 xs.append(self.inputs(level) * (1 + self.gate(state.even[i])))
                 slopes.append(torch.ones_like(xs[-1]))
                 continue
-            beta = torch.where(level.periodic, 1.0, self.beta)  # a scaled bias would break the half turns
-            z = wiring.pull(i, xs, self.forward_taps) + level.bias * beta
+            z = wiring.pull(i, xs, self.taps) + level.bias * self._beta(level)
             x, slope = level.activate(z)
             xs.append(x)
             slopes.append(slope)
@@ -63,12 +62,19 @@ class NativeSweep(nn.Module):
             if level.role == "output":
                 returned[i] = self.outputs(level) + self.answer(xs[i])
             else:
-                returned[i] = wiring.push(i, ys, self.backward_taps)
+                returned[i] = wiring.push(i, ys, self.taps)
             ys[i] = returned[i] * slopes[i]
         even = [self._update(wiring, state, xs, returned, i) for i in range(len(xs))]
-        return State(even, xs)
+        return State(even, [soft_norm(x) for x in xs])
+
+    def _beta(self, level: Level) -> Tensor | float:
+        """A scaled bias would break the half turns, so periodic neurons keep theirs."""
+        if isinstance(level.periodic, bool):
+            return 1.0 if level.periodic else self.beta
+        return torch.where(level.periodic, 1.0, self.beta)
 
     def _update(self, wiring: Wiring, state: State, xs: list[Tensor], ys: list[Tensor], i: int) -> Tensor:
         level = wiring.levels[i]
         e, x, y = torch.broadcast_tensors(state.even[i], xs[i], ys[i])
-        return e + self.update(torch.cat([e, level.even(x), x * y, level.even(y)], -1))
+        seen = soft_root(torch.cat([level.even(x), x * y, level.even(y)], -1))  # activations span decades
+        return e + self.update(torch.cat([e, seen], -1))

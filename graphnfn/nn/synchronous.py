@@ -35,7 +35,7 @@ class SynchronousLayer(nn.Module):
         self.inputs = PlaceTable(sizes.inputs, width)
         self.outputs = PlaceTable(sizes.outputs, width)
         self.taps = TapTable(width, sizes)
-        nn.init.normal_(self.taps.kernel)
+        nn.init.normal_(self.taps.kernel_gain)
         self.start = nn.Parameter(torch.randn(width))
         self.edge_start = even_mlp(width, width)
         self.source, self.target = nn.Linear(width, width), nn.Linear(width, width)
@@ -52,7 +52,7 @@ class SynchronousLayer(nn.Module):
         state = self._begin(state, wiring)
         levels, bundles = wiring.levels, range(len(state.edge_odd))
         e, o = state.even, state.odd
-        into = [level.turn * x for level, x in zip(levels, o, strict=True)]
+        into = [level.turned(x) for level, x in zip(levels, o, strict=True)]
         at_source, at_target = [self.source(x) for x in e], [self.target(x) for x in e]
         m = wiring.to_targets([state.edge_odd[k] * wiring.at_source(k, o) for k in bundles], "sum")
         r = wiring.to_sources([state.edge_odd[k] * wiring.at_target(k, into) for k in bundles], "sum")
@@ -60,7 +60,7 @@ class SynchronousLayer(nn.Module):
         back = wiring.to_sources([state.edge_even[k] * wiring.at_target(k, at_target) for k in bundles], "mean")
         even, odd = [], []
         for i, level in enumerate(levels):
-            turned = level.turn * m[i]
+            turned = level.turned(m[i])
             seen = (e[i], mass[i], back[i], level.even(m[i]), level.even(r[i]), turned * o[i], r[i] * o[i])
             new = e[i] + self.node(torch.cat(torch.broadcast_tensors(*seen), -1))
             keep, gate_m, gate_r, gate_b = self.gates(new).chunk(4, -1)
@@ -81,7 +81,7 @@ class SynchronousLayer(nn.Module):
         if state.edge_odd:
             return State(even, odd, state.edge_even, state.edge_odd)
         edge_odd = wiring.lift(self.taps)
-        signed = [level.signed.expand_as(level.bias) for level in wiring.levels]
+        signed = [torch.zeros_like(level.bias, dtype=torch.bool) | level.signed for level in wiring.levels]
         edge_even = []
         for k, lifted in enumerate(edge_odd):
             free = wiring.at_source(k, signed) | wiring.at_target(k, signed)
@@ -89,7 +89,7 @@ class SynchronousLayer(nn.Module):
         return State(even, odd, edge_even, edge_odd)
 
     def _edges(self, state: State, wiring: Wiring) -> tuple[list[Tensor], list[Tensor]]:
-        into = [level.turn * x for level, x in zip(wiring.levels, state.odd, strict=True)]
+        into = [level.turned(x) for level, x in zip(wiring.levels, state.odd, strict=True)]
         source, target = [self.edge_source(x) for x in state.even], [self.edge_target(x) for x in state.even]
         even, odd = [], []
         for k, (f, w) in enumerate(zip(state.edge_even, state.edge_odd, strict=True)):

@@ -51,42 +51,62 @@ def _grid(specs: tuple[NetSpec, ...], kind: str) -> tuple[int, ...]:
 
 
 class TapTable(nn.Module):
-    """One vector per tap: kernels are centred on a common grid, flattened positions have their own.
+    """How the taps of a block become channels: ``tap[t] = sum_r mix[t, r] gain[r]``, of rank R at most.
 
-    All vectors start at 1, so that a message starts as the sum over taps.
+    The mix acts on weights, so a message costs R products whatever the size of a kernel or of a flattened map.
+    Kernels are centred on a common grid, flattened positions have their own. All tap vectors start at 1: a
+    message starts as the plain sum over taps.
 
     Args:
-        width: channels of a vector.
+        width: channels of a tap vector.
         sizes: the tap grids.
+        rank: R.
 
-    Shape: ``table(block)`` is ``[taps, width]``.
+    Shape: ``mix(block)`` is ``[taps, R]`` (``[1, 1]`` without taps), ``gain(block)`` is ``[R, width]``.
 
     Example:
-        >>> from graphnfn.chain import mlp_spec
-        >>> spec = mlp_spec([2, 4, 1], "relu")
-        >>> TapTable(8, Sizes.of([spec]))(spec.blocks[0]).shape
-        torch.Size([1, 8])
+        >>> from graphnfn.chain import small_cnn_spec
+        >>> spec = small_cnn_spec([1, 4, 4], 10, "relu")
+        >>> table = TapTable(8, Sizes.of([spec]))
+        >>> (table.mix(spec.blocks[0]) @ table.gain(spec.blocks[0])).shape
+        torch.Size([9, 8])
     """
 
-    def __init__(self, width: int, sizes: Sizes) -> None:
+    def __init__(self, width: int, sizes: Sizes, rank: int = 4) -> None:
         super().__init__()
         self.kernel_grid, self.position_grid = sizes.kernel_grid, sizes.position_grid
         self.dense = nn.Parameter(torch.ones(1, width))
-        self.kernel = nn.Parameter(torch.ones(math.prod(self.kernel_grid), width))
-        self.positions = nn.Parameter(torch.ones(math.prod(self.position_grid), width))
+        self.kernel, self.kernel_gain = _factors(math.prod(self.kernel_grid), rank, width)
+        self.positions, self.position_gain = _factors(math.prod(self.position_grid), rank, width)
+        self.register_buffer("one", torch.ones(1, 1), persistent=False)
 
-    def forward(self, block: Block) -> Tensor:
+    def mix(self, block: Block) -> Tensor:
+        """Weights of the taps in each of R sums.
+
+        Raises:
+            SpecError: the block's taps do not fit the grid that the model was sized for.
+        """
         if not block.taps:
-            return self.dense
-        grid, table = (
-            (self.kernel_grid, self.kernel) if block.kind == "conv" else (self.position_grid, self.positions)
-        )
+            return self.one
+        conv = block.kind == "conv"
+        grid, table = (self.kernel_grid, self.kernel) if conv else (self.position_grid, self.positions)
         taps = (1,) * (len(grid) - len(block.taps)) + block.taps
         if len(taps) > len(grid) or any(t > g for t, g in zip(taps, grid, strict=True)):
             raise SpecError(
                 f"block {block.param!r} has taps {block.taps}; this model was sized for {grid}: "
                 "give GraphMetaNet(config, specs=[...]) all architectures it shall read"
             )
-        if taps == grid:
-            return table
-        return table[tap_slots(block, grid).to(table.device)]
+        return table if taps == grid else table[tap_slots(block, grid).to(table.device)]
+
+    def gain(self, block: Block) -> Tensor:
+        """Channels of each of the sums."""
+        if not block.taps:
+            return self.dense
+        return self.kernel_gain if block.kind == "conv" else self.position_gain
+
+
+def _factors(taps: int, rank: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Factors whose product is 1 everywhere, with room to learn R - 1 further patterns."""
+    mix, gain = torch.randn(taps, rank), torch.zeros(rank, width)
+    mix[:, 0], gain[0] = 1.0, 1.0
+    return nn.Parameter(mix), nn.Parameter(gain)

@@ -44,6 +44,11 @@ def soft_norm(x: Tensor) -> Tensor:
     return x * torch.rsqrt(1 + (x * x).mean(-1, keepdim=True))
 
 
+def soft_root(x: Tensor) -> Tensor:
+    """``x / sqrt(1 + |x|)``: linear around 0, a signed square root far away, odd."""
+    return x * torch.rsqrt(1 + x.abs())
+
+
 def even_mlp(into: int, out: int) -> nn.Sequential:
     """An MLP on even features, with a hidden layer as wide as its output."""
     return nn.Sequential(nn.LayerNorm(into), nn.Linear(into, out), nn.SiLU(), nn.Linear(out, out))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from graphnfn.activations import Activation
 from graphnfn.nn.taps import TapTable
-from graphnfn.spec import Role
+from graphnfn.spec import Block, Role
 
 Head = Callable[[Tensor], Tensor]
 """An elementwise function of weights: ``identity`` (typed like the weight) or ``torch.abs`` (even)."""
@@ -38,10 +38,11 @@ class Level:
         role: input, hidden or output, the same for all of them.
         bias: canonical bias ``[..., 1]``.
         even_bias: what of it is even ``[..., 1]``.
-        turn: conversion between in- and out-typed features ``[..., 1]``, see :mod:`graphnfn.nn.parity`.
+        turn: conversion between in- and out-typed features ``[..., 1]``, see :mod:`graphnfn.nn.parity`;
+            None where it is 1 for all.
         turned_bias: the bias as an out-typed feature ``[..., 1]``.
-        signed: whether the neuron's sign is free ``[..., 1]``.
-        periodic: whether half turns act on the neuron ``[..., 1]``.
+        signed: whether the neuron's sign is free ``[..., 1]``, or one answer for all.
+        periodic: whether half turns act on the neuron ``[..., 1]``, or one answer for all.
         place: the neuron's place in its group ``[...]``.
         depth_in, depth_out: blocks from the inputs and to the outputs ``[...]``.
         kind: activation id ``[...]``.
@@ -52,10 +53,10 @@ class Level:
     role: Role
     bias: Tensor
     even_bias: Tensor
-    turn: Tensor
+    turn: Tensor | None
     turned_bias: Tensor
-    signed: Tensor
-    periodic: Tensor
+    signed: Tensor | bool
+    periodic: Tensor | bool
     place: Tensor
     depth_in: Tensor
     depth_out: Tensor
@@ -65,7 +66,13 @@ class Level:
 
     def even(self, values: Tensor) -> Tensor:
         """Values as even features: as they are where no sign is free, else their absolute value."""
+        if isinstance(self.signed, bool):
+            return values.abs() if self.signed else values
         return torch.where(self.signed, values.abs(), values)
+
+    def turned(self, values: Tensor) -> Tensor:
+        """In-typed values as out-typed ones, and back."""
+        return values if self.turn is None else values * self.turn
 
     def activate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Every neuron's own activation at z, and its derivative there (rows that mix neurons: identity)."""
@@ -110,8 +117,8 @@ class Wiring(ABC):
         """Canonical weights of a bundle, ``[..., taps]``."""
 
     @abstractmethod
-    def tap_vectors(self, k: int, taps: TapTable) -> Tensor:
-        """Tap vectors of a bundle, ``[taps, d]``."""
+    def block(self, k: int) -> Block:
+        """A block whose taps are those of the bundle."""
 
     @abstractmethod
     def at_source(self, k: int, states: list[Tensor]) -> Tensor:
@@ -140,4 +147,8 @@ class Wiring(ABC):
 
     def lift(self, taps: TapTable) -> list[Tensor]:
         """Per bundle, ``sum_t w[t] tap[t]``: weights as typed edge features ``[..., d]``."""
-        return [self.weights(k) @ self.tap_vectors(k, taps) for k in range(self.num_bundles)]
+        lifted = []
+        for k in range(self.num_bundles):
+            block = self.block(k)
+            lifted.append(self.weights(k) @ taps.mix(block) @ taps.gain(block))
+        return lifted
