@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphnfn.activations import Gauge
 from graphnfn.effective import effective
 from graphnfn.errors import SymmetryError
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec, NeuronGroup
 from graphnfn.stack import Stack
 from graphnfn.symmetry.action import act
-from graphnfn.activations import Gauge
 from graphnfn.symmetry.element import GroupAction, GroupElement
 
 
@@ -84,13 +84,15 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
 def _row_norm(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Norm of the concatenated parts over their last axis, free of overflow; 1 where all are zero.
 
-    The second tensor is 0 where all are zero and 1 elsewhere.
+    The second tensor is 0 where all are zero and 1 elsewhere.  Subnormal numbers, which weight decay leaves of
+    dead neurons, count as zero: their reciprocals overflow.
     """
     peak = torch.stack([p.detach().abs().amax(-1) for p in parts]).amax(0)
-    safe = torch.where(peak > 0, peak, 1.0)
+    live = peak >= torch.finfo(peak.dtype).tiny
+    safe = torch.where(live, peak, 1.0)
     squares = sum(((p / safe[..., None]) ** 2).sum(-1) for p in parts)
-    norm = torch.where(peak > 0, safe * torch.sqrt(torch.where(peak > 0, squares, 1.0)), 1.0)
-    return norm, (peak > 0).to(norm.dtype)
+    norm = torch.where(live, safe * torch.sqrt(torch.where(live, squares, 1.0)), 1.0)
+    return norm, live.to(norm.dtype)
 
 
 def canonicalize(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:

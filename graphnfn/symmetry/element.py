@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphnfn.activations import Gauge
 from graphnfn.errors import SymmetryError
 from graphnfn.spec import NetSpec, NeuronGroup
-from graphnfn.activations import Gauge
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,10 @@ def test_only_neurons_with_a_scale_are_rescaled() -> None:
     assert canonicalize(testing.random_graph(mlp_spec([2, 5, 1], "gelu")))[1].actions == {}
 
 
-def dead_network() -> NeuralGraph:
-    graph = testing.random_graph(RELU)
+def dead_network(rest: float = 0.0, dtype: torch.dtype = torch.float64) -> NeuralGraph:
+    graph = testing.random_graph(RELU, dtype=dtype)
     stack = graph.stacks()[0].apply(torch.clone)
-    stack.blocks[0][0, 2] = 0
+    stack.blocks[0][0, 2] *= rest
     stack.nodes[0, RELU.span("layers.0").start + 2] = 0
     stack.blocks[1][0, :, 4] = 0
     return NeuralGraph.from_stacks([stack])
@@ -92,6 +92,14 @@ def test_dead_neurons_are_left_alone() -> None:
     testing.assert_same_function(canonical, graph)
     nothing = graph.map_stacks(lambda s: s.apply(torch.zeros_like))
     assert_same(canonicalize(nothing)[0], nothing)
+
+
+def test_what_weight_decay_leaves_of_a_neuron_counts_as_dead() -> None:
+    graph = dead_network(1e-41, torch.float32)
+    assert float(graph.stacks()[0].blocks[0][0, 2].abs().max()) > 0
+    canonical, element = canonicalize(graph)
+    assert all(torch.isfinite(t).all() for t in tensors(canonical))
+    assert float(element.actions["layers.0"].scale[2]) == 1
 
 
 def test_dead_neurons_have_finite_gradients() -> None:
