@@ -1,0 +1,123 @@
+"""Where the weights of every network of a zoo lie in its stacks, and graphs made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from graphnfn.errors import ZooError
+from graphnfn.graph import NeuralGraph
+from graphnfn.spec import NetSpec
+from graphnfn.stack import Stack
+from graphnfn.zoo.files import Rows, WeightFiles, as_run
+
+
+class ZooWeights:
+    """The stacks of a zoo together with their meaning.
+
+    Args:
+        files: the stacks.
+        specs: the architectures.
+        count: number of networks.
+        number: gives the number of every network's spec, ``[count]``; called when first needed.
+
+    Raises:
+        ZooError: a parameter is missing, has a wrong shape or length, or a tensor belongs to no parameter.
+    """
+
+    def __init__(
+        self, files: WeightFiles, specs: tuple[NetSpec, ...], count: int, number: Callable[[], Tensor]
+    ) -> None:
+        self.specs, self.count = specs, count
+        self._files, self._read_number = files, number
+        self._shared = share_stacks(specs)
+        self._check()
+
+    @cached_property
+    def number(self) -> Tensor:
+        """Per network, the number of its spec, ``[count]``."""
+        number = self._read_number()
+        if not self._shared:
+            held = [self._files.shape(self._key(s, next(iter(spec.params))))[0] for s, spec in enumerate(self.specs)]
+            told = torch.bincount(number, minlength=len(self.specs)).tolist()
+            if held != told:
+                raise ZooError(f"the table counts {told} networks per spec, the weights hold {held}: rebuild the zoo")
+        return number
+
+    def graph(self, rows: Rows) -> NeuralGraph:
+        """The networks of some rows, in their order."""
+        if len(self.specs) == 1:
+            return NeuralGraph.from_stacks([self._stack(0, rows)])
+        number = self.number[rows]
+        stacks, members = [], []
+        for s in number.unique().tolist():
+            places = (number == s).nonzero().flatten()
+            stacks.append(self._stack(s, self._lines(s, rows, places)))
+            members.append(places)
+        return NeuralGraph.from_stacks(stacks, members)
+
+    def _lines(self, s: int, rows: Rows, places: Tensor) -> Rows:
+        """Where in the stacks of a spec the networks at some places of ``rows`` lie."""
+        chosen = places + rows.start if isinstance(rows, slice) else rows[places]
+        return as_run(chosen if self._shared else self._rank[s][chosen])
+
+    @cached_property
+    def _rank(self) -> list[Tensor]:
+        """Per spec and row, how many networks of the spec come before."""
+        return [(self.number == s).cumsum(0) - 1 for s in range(len(self.specs))]
+
+    def _stack(self, s: int, lines: Rows) -> Stack:
+        spec = self.specs[s]
+        return Stack.pack(spec, {name: self._files.take(self._key(s, name), lines) for name in spec.params})
+
+    def _key(self, s: int, name: str) -> str:
+        return name if self._shared else f"{s}/{name}"
+
+    def _check(self) -> None:
+        wanted: dict[str, tuple[int, ...]] = {}
+        for s, spec in enumerate(self.specs):
+            wanted.update({self._key(s, name): shape for name, shape in spec.params.items()})
+        missing, extra = wanted.keys() - self._files.pieces, self._files.pieces.keys() - wanted
+        if missing or extra:
+            what = f"lack {sorted(missing)}" if missing else f"hold {sorted(extra)}, which no spec mentions"
+            raise ZooError(f"the weights {what}; expected {sorted(wanted)}: rebuild the zoo or correct spec.json")
+        lengths: dict[str, int] = {}
+        for key, shape in wanted.items():
+            length, *got = self._files.shape(key)
+            if tuple(got) != shape:
+                raise ZooError(f"tensor {key!r} has shape {tuple(got)} per network; spec.json says {shape}")
+            first = "" if self._shared else key.split("/")[0]
+            if lengths.setdefault(first, length) != length:
+                raise ZooError(f"tensor {key!r} holds {length} networks, others {lengths[first]}: rebuild the zoo")
+        if sum(lengths.values()) != self.count:
+            raise ZooError(
+                f"the table has {self.count} rows but the weights hold {sum(lengths.values())} networks: "
+                "they belong to different zoos; copy both again or rebuild the zoo"
+            )
+
+
+def share_stacks(specs: Sequence[NetSpec]) -> bool:
+    """Whether networks of all specs lie in the same stacks, because their parameters agree."""
+    return all(spec.params == specs[0].params for spec in specs)
+
+
+def named_tensors(stacks: Sequence[Stack], number: Tensor) -> dict[str, Tensor]:
+    """The tensors of a zoo file from one stack per spec; ``number`` is the spec of every network."""
+    unpacked = [stack.unpack() for stack in stacks]
+    if not share_stacks([s.spec for s in stacks]):
+        named = {f"{s}/{name}": tensor for s, part in enumerate(unpacked) for name, tensor in part.items()}
+        return {key: tensor.contiguous() for key, tensor in named.items()}
+    out = {}
+    for name, first in unpacked[0].items():
+        out[name] = first.new_empty(len(number), *first.shape[1:])
+        for s, part in enumerate(unpacked):
+            out[name][number == s] = part[name]
+    return out
+
+
+def cut(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    """The same rows of every stack; a stack that has none of them is left out."""
+    return {key: tensor[rows].contiguous() for key, tensor in tensors.items() if len(tensor[rows])}
