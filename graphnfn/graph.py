@@ -76,16 +76,16 @@ class NeuralGraph(Data):
         (torch.Size([2, 24]), 2, torch.Size([22, 1]))
     """
 
-    x = _weights("x")  # type: ignore[assignment]
-    edge_attr = _weights("edge_attr")  # type: ignore[assignment]
-    edge_index = _topology("edge_index")  # type: ignore[assignment]
-    edge_mask = _topology("edge_mask")
-    node_group = _topology("node_group")
-    node_level = _topology("node_level")
-    activation = _topology("activation")
-    gauge = _topology("gauge")
-    ptr = _topology("ptr")
-    batch = _BatchField()
+    x: Tensor = _weights("x")  # type: ignore[assignment]
+    edge_attr: Tensor = _weights("edge_attr")  # type: ignore[assignment]
+    edge_index: Tensor = _topology("edge_index")  # type: ignore[assignment]
+    edge_mask: Tensor = _topology("edge_mask")  # type: ignore[assignment]
+    node_group: Tensor = _topology("node_group")  # type: ignore[assignment]
+    node_level: Tensor = _topology("node_level")  # type: ignore[assignment]
+    activation: Tensor = _topology("activation")  # type: ignore[assignment]
+    gauge: Tensor = _topology("gauge")  # type: ignore[assignment]
+    ptr: Tensor = _topology("ptr")  # type: ignore[assignment]
+    batch: Any = _BatchField()
 
     # ---- construction -------------------------------------------------------------------------
 
