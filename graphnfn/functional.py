@@ -18,12 +18,20 @@ _COL = {name: i for i, name in enumerate(NODE_FIELDS)}
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def run(networks: NeuralGraph | Stack, inputs: Tensor, *, per_network: bool = False) -> Tensor:
+def run(
+    networks: NeuralGraph | Stack,
+    inputs: Tensor,
+    *,
+    per_network: bool = False,
+    hidden: Callable[[int, Tensor], Tensor] | None = None,
+) -> Tensor:
     """Outputs of every network on every input; batch norms act as in eval mode.
 
     Args:
         networks: networks of one spec.
         inputs: ``[n, *input_shape]``, the same for all networks, or ``[B, n, *input_shape]`` with ``per_network``.
+        hidden: called with the place of every hidden group and its activation ``[n, B, neurons, *positions]``; what
+            it returns takes the activation's place (dropout, recording).
 
     Returns:
         ``[B, n, *output_shape]``.
@@ -54,7 +62,8 @@ def run(networks: NeuralGraph | Stack, inputs: Tensor, *, per_network: bool = Fa
         z = sum(parts[1:], parts[0])
         z = z + _shaped(values[..., 0], z)
         post = spec.blocks[spec.incoming[i][0]].post
-        states.append(_finish(group, values, z, post))
+        state = _finish(group, values, z, post)
+        states.append(hidden(i, state) if hidden is not None and group.role == "hidden" else state)
     return states[-1].transpose(0, 1)
 
 
