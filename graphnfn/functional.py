@@ -29,7 +29,8 @@ def run(
 
     Args:
         networks: networks of one spec.
-        inputs: ``[n, *input_shape]``, the same for all networks, or ``[B, n, *input_shape]`` with ``per_network``.
+        inputs: ``[n, *input_shape]``, the same for all networks, or ``[B, n, *input_shape]``.
+        per_network: whether every network has its own inputs.
         hidden: called with the place of every hidden group and its activation ``[n, B, neurons, *positions]``; what
             it returns takes the activation's place (dropout, recording).
 
