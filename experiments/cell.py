@@ -1,0 +1,130 @@
+"""One cell of a comparison: train one model on one zoo with one seed, and measure it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pandas as pd
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from experiments.config import make
+from experiments.data import open_zoo, predict
+from experiments.models import count_parameters
+from experiments.tasks import Task
+from experiments.training import Fitted, fit
+from graphnfn.graph import NeuralGraph
+from graphnfn.testing import random_transform
+from graphnfn.zoo import Zoo
+
+CHUNK = 64
+"""Networks per batch in evaluation; also the unit in which random group elements are drawn."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell found: one row of the results table, and the predictions behind it."""
+
+    row: dict[str, Any]
+    predictions: pd.DataFrame
+
+
+def prepare(config: DictConfig) -> tuple[Zoo, Task, nn.Module]:
+    """Zoo, task and fresh model of a configuration; seeds everything.
+
+    Raises:
+        GraphNFNError: a part of the configuration does not fit the zoo.
+    """
+    lightning.seed_everything(config.seed, verbose=False)
+    zoo = open_zoo(config.zoo.folder, where=config.zoo.where, split_seed=config.zoo.split_seed)
+    task = make(config.task)
+    task = task.prepare(zoo.labels(task.column, zoo.split("train")))
+    return zoo, task, make(config.model.build, out=task.out, specs=zoo.specs)
+
+
+def train(config: DictConfig, folder: Path, **options: Any) -> tuple[Zoo, Task, nn.Module, Fitted]:
+    """Train the model of a configuration.
+
+    Args:
+        config: see ``experiments/conf``.
+        folder: for checkpoints.
+        options: ``resume``, ``callbacks`` and ``progress`` of :func:`experiments.training.fit`.
+    """
+    zoo, task, model = prepare(config)
+    count_parameters(model, zoo.batch(zoo.split("train")[:2]))  # makes them
+    return zoo, task, model, fit(model, task, zoo, make(config.trainer), folder, **options)
+
+
+def run(config: DictConfig, folder: Path) -> Cell:
+    """Train and measure; ``folder`` holds checkpoints meanwhile and is removed in the end."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    zoo, task, model, fitted = train(config, folder)
+    spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+    row = {
+        "model": config.model.name, "ours": config.model.ours, "zoo": config.zoo.name, "task": task.column,
+        "seed": config.seed, "measure": task.measures[0], "best_epoch": fitted.best_epoch,
+        "epochs": config.trainer.epochs, "val": fitted.best_score,
+        "parameters": count_parameters(model, zoo.batch(zoo.split("train")[:2])),
+        "train_networks": len(zoo.split("train")), "test_networks": len(zoo.split("test")), **spent,
+    }  # fmt: skip
+    measured, predictions = evaluate(model, task, zoo, list(config.decades), config.repeats)
+    shutil.rmtree(folder, ignore_errors=True)
+    return Cell({**row, **measured}, predictions.assign(model=config.model.name, seed=config.seed))
+
+
+def evaluate(
+    model: nn.Module, task: Task, zoo: Zoo, decades: list[float], repeats: int
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Measures on the test networks, as they are and under random group elements.
+
+    Args:
+        model: trained.
+        task: prepared.
+        zoo: with a split test.
+        decades: sizes of the group elements.
+        repeats: draws per size; measures are averaged.
+
+    Returns:
+        ``test_tau`` and so on, ``test_tau_2dec`` under elements of 2 decades, ``moved_2dec`` the largest change of a
+        prediction relative to the spread of predictions; and the predictions on the untouched test networks.
+    """
+    rows = zoo.split("test")
+    labels = zoo.labels(task.column, rows)
+    model.eval()
+    outputs = predict(model, zoo, rows, batch_size=CHUNK)
+    plain = task.predict(outputs)
+    found = {f"test_{name}": value for name, value in task.measure(plain, labels).items()}
+    spread = float(outputs.std()) or 1.0
+    for size in decades:
+        draws, shifts = [], []
+        for draw in range(repeats):
+            moved = predict(model, zoo, rows, change=_Mover(size, draw), batch_size=CHUNK)
+            draws.append(task.measure(_finite(task.predict(moved)), labels))
+            shifts.append(float((_finite(moved) - outputs).abs().max()) / spread)
+        for name in task.measures:
+            found[f"test_{name}_{size:g}dec"] = sum(d[name] for d in draws) / repeats
+        found[f"moved_{size:g}dec"] = max(shifts)
+    table = pd.DataFrame({"row": rows.numpy(), "label": labels.numpy(), "prediction": plain.numpy()})
+    return found, table.assign(spec=zoo.spec_index[rows].numpy())
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Overflow under large scales counts as an extreme, or for NaN as a useless, prediction."""
+    return torch.nan_to_num(values, nan=0.0, posinf=1e30, neginf=-1e30)
+
+
+@dataclass(frozen=True)
+class _Mover:
+    """Random group elements, the same ones for every model."""
+
+    decades: float
+    draw: int
+
+    def __call__(self, graph: NeuralGraph, number: int) -> NeuralGraph:
+        return random_transform(graph, decades=self.decades, seed=1_000_003 * self.draw + number)

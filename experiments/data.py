@@ -1,0 +1,75 @@
+"""From a zoo on disk to batches of neuron graphs with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from experiments.errors import ExperimentError
+from graphnfn.graph import NeuralGraph
+from graphnfn.zoo import Zoo
+
+Batch = tuple[NeuralGraph, Tensor]
+
+
+def open_zoo(folder: str | Path, *, where: Mapping[str, Any], split_seed: int) -> Zoo:
+    """A zoo with a split, reduced to the networks with given values in the table.
+
+    Args:
+        folder: of the zoo.
+        where: column of the table -> value.
+        split_seed: of the split, where the table has none.
+
+    Raises:
+        ZooError: the folder is no zoo.
+        ExperimentError: no network has these values.
+    """
+    zoo = Zoo.open(folder)
+    if "split" not in zoo.table:
+        zoo = zoo.with_split(seed=split_seed)
+    chosen = np.ones(len(zoo), dtype=bool)
+    for column, value in where.items():
+        if column not in zoo.table:
+            raise ExperimentError(f"zoo.where names column {column!r}; the table has {list(zoo.table.columns)}")
+        chosen &= zoo.table[column].to_numpy() == value
+    if not chosen.any():
+        raise ExperimentError(f"no network of {folder} has {dict(where)}: loosen zoo.where")
+    return zoo if chosen.all() else zoo.subset(torch.from_numpy(chosen))
+
+
+def loader(zoo: Zoo, rows: Tensor, column: str, *, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
+    """Batches of some rows of a zoo with a column of its table."""
+    labels = zoo.labels(column)
+
+    def collate(picked: list[int]) -> Batch:
+        return zoo.batch(picked), labels[picked]
+
+    indices: Any = rows.tolist()
+    return DataLoader(indices, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
+
+
+@torch.no_grad()
+def predict(
+    model: Callable[[NeuralGraph], Tensor],
+    zoo: Zoo,
+    rows: Tensor,
+    *,
+    change: Callable[[NeuralGraph, int], NeuralGraph] = lambda graph, _: graph,
+    batch_size: int = 64,
+) -> Tensor:
+    """Outputs of a model for some networks, in the order of ``rows``.
+
+    Args:
+        model: in evaluation mode.
+        zoo: where the networks are.
+        rows: which ones.
+        change: what happens to a batch before the model sees it; the number counts the batches.
+        batch_size: networks at once.
+    """
+    return torch.cat([model(change(zoo.batch(part), i)) for i, part in enumerate(rows.split(batch_size))])

@@ -1,0 +1,7 @@
+"""What experiments raise."""
+
+from graphnfn.errors import GraphNFNError
+
+
+class ExperimentError(GraphNFNError):
+    """A run is configured in a way that cannot work."""

@@ -1,0 +1,45 @@
+"""Numbers that say how good predictions are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import stats
+from sklearn.metrics import r2_score
+from torch import Tensor
+
+
+def kendall_tau(prediction: Tensor, label: Tensor) -> float:
+    """Kendall's tau-b; 0 where all predictions are equal, because they order nothing.
+
+    Example:
+        >>> import torch
+        >>> kendall_tau(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 3.0]))
+        1.0
+    """
+    tau = float(stats.kendalltau(prediction.numpy(), label.numpy()).statistic)
+    return 0.0 if math.isnan(tau) else tau
+
+
+def tie_ceiling(label: Tensor) -> float:
+    """The best tau-b that predictions without ties can reach: equal labels lower it below 1.
+
+    Example:
+        >>> import torch
+        >>> round(tie_ceiling(torch.tensor([1.0, 1.0, 2.0])), 3)
+        0.816
+    """
+    counts = np.unique(label.numpy(), return_counts=True)[1].astype(float)
+    pairs = len(label) * (len(label) - 1) / 2
+    return float(np.sqrt((pairs - (counts * (counts - 1) / 2).sum()) / pairs))
+
+
+def r_squared(prediction: Tensor, label: Tensor) -> float:
+    """Share of the labels' variance that the predictions explain."""
+    return float(r2_score(label.numpy(), prediction.numpy()))
+
+
+def accuracy(prediction: Tensor, label: Tensor) -> float:
+    """Share of equal entries."""
+    return float((prediction == label).float().mean())

@@ -1,0 +1,94 @@
+"""The results table: one row per cell, kept cell by cell so that a comparison can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.cell import Cell
+from experiments.config import fingerprint
+
+TABLE, JSON_TABLE, PREDICTIONS = "results.parquet", "results.json", "predictions.parquet"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a Parquet file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    table.to_parquet(partial, index=False)
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class CellStore:
+    """Finished cells in a folder, each under the fingerprint of its configuration.
+
+    Args:
+        folder: where they are.
+    """
+
+    folder: Path
+
+    def load(self, content: dict[str, Any]) -> Cell | None:
+        """A finished cell of exactly this configuration, or None."""
+        name = fingerprint(content)
+        row, predictions = self.folder / f"{name}.json", self.folder / f"{name}.parquet"
+        if not row.is_file():
+            return None
+        return Cell(json.loads(row.read_text(encoding="utf-8"))["row"], pd.read_parquet(predictions))
+
+    def save(self, content: dict[str, Any], cell: Cell) -> None:
+        """Keep a finished cell; its row comes last and marks it as whole."""
+        name = fingerprint(content)
+        write_table(self.folder / f"{name}.parquet", cell.predictions)
+        text = json.dumps({"row": cell.row, "config": content}, indent=1, sort_keys=True)
+        write_text(self.folder / f"{name}.json", text + "\n")
+
+
+def write_results(folder: Path, cells: Iterable[Cell], costs: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Write ``results.parquet``, ``results.json`` and ``predictions.parquet``.
+
+    Args:
+        folder: where.
+        cells: all of them.
+        costs: per model, what :func:`experiments.cost.measure` found.
+
+    Returns:
+        The table: a row per cell, with the cost of its model.
+    """
+    cells = list(cells)
+    kept = ("step_ms", "step_ms_low", "step_ms_high", "peak_mb")
+    rows = [{**c.row, **{k: costs[c.row["model"]][k] for k in kept}} for c in cells]
+    table = pd.DataFrame(rows)
+    write_table(folder / TABLE, table)
+    write_text(folder / JSON_TABLE, table.to_json(orient="records", indent=1) + "\n")
+    write_table(folder / PREDICTIONS, pd.concat([c.predictions for c in cells], ignore_index=True))
+    return table
+
+
+def summarize(table: pd.DataFrame) -> pd.DataFrame:
+    """Per model, mean and standard deviation over seeds of every measure, the best model first.
+
+    Example:
+        >>> rows = [{"model": "a", "measure": "tau", "test_tau": t, "ours": True} for t in (0.5, 0.7)]
+        >>> summarize(pd.DataFrame(rows)).loc["a", ("test_tau", "mean")].round(2)
+        np.float64(0.6)
+    """
+    measure = f"test_{table['measure'].iloc[0]}"
+    columns = [c for c in table.select_dtypes("number").columns if c != "seed"]
+    summary = table.groupby("model")[columns].agg(["mean", "std"])
+    return summary.sort_values((measure, "mean"), ascending=False)

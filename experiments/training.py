@@ -1,0 +1,176 @@
+"""The training loop: one Lightning module for every model and task."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+
+from experiments.data import Batch, loader
+from experiments.errors import ExperimentError
+from experiments.tasks import Task
+from graphnfn.zoo import Zoo
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How to train.
+
+    Args:
+        epochs: passes over the training networks.
+        batch_size: networks per step.
+        learning_rate: its peak; it rises linearly and falls as a cosine.
+        weight_decay: of AdamW.
+        warmup: share of the steps in which the learning rate rises.
+        clip: largest norm of the gradient.
+
+    Raises:
+        ExperimentError: a value is out of range.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    clip: float
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not 0 <= self.warmup < 1 or self.learning_rate < 0:
+            raise ExperimentError(
+                f"got {self}; expected at least one epoch and one network per batch, warmup in [0, 1), no negative rate"
+            )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training found.
+
+    Args:
+        best_epoch: the epoch whose weights the model has now.
+        best_score: the first measure of the task on the validation networks there.
+    """
+
+    best_epoch: int
+    best_score: float
+
+
+class MetaNetModule(lightning.LightningModule):
+    """A metanetwork with a task, as Lightning trains it."""
+
+    def __init__(self, model: nn.Module, task: Task, config: TrainerConfig) -> None:
+        super().__init__()
+        self.model, self.task, self.config = model, task, config
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        graph, labels = batch
+        loss = self.task.loss(self.model(graph), labels)
+        self.log("loss", loss, batch_size=len(labels), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        graph, labels = batch
+        self._seen.append((self.task.predict(self.model(graph)), labels))
+
+    def on_validation_epoch_end(self) -> None:
+        prediction, labels = (torch.cat(part).cpu() for part in zip(*self._seen, strict=True))
+        self._seen.clear()
+        if not prediction.isfinite().all():
+            raise ExperimentError("training diverged, predictions are not finite: lower trainer.learning_rate")
+        self.log_dict(self.task.measure(prediction, labels), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        c = self.config
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        rising = max(1, round(c.warmup * steps))
+
+        def rate(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1, steps - rising))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    zoo: Zoo,
+    config: TrainerConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+    progress: bool = False,
+) -> Fitted:
+    """Train a model; afterwards it has the weights of its best epoch on the validation networks.
+
+    Args:
+        model: the metanetwork, with all its parameters made.
+        task: prepared with the training labels.
+        zoo: with splits train and val.
+        config: how.
+        folder: for the checkpoints ``last.ckpt`` and ``best.ckpt``.
+        resume: go on from ``last.ckpt`` where there is one.
+        callbacks: of Lightning.
+        progress: show a progress bar.
+
+    Raises:
+        ExperimentError: training diverged.
+    """
+    module = MetaNetModule(model, task, config)
+    monitor = task.measures[0]
+    best = ModelCheckpoint(
+        folder, filename=BEST.removesuffix(".ckpt"), monitor=monitor, mode="max", save_last=True,
+        auto_insert_metric_name=False, enable_version_counter=False,
+    )  # fmt: skip
+    batches = [
+        loader(zoo, zoo.split(split), task.column, batch_size=size, shuffle=split == "train")
+        for split, size in (("train", config.batch_size), ("val", 2 * config.batch_size))
+    ]
+    with _quiet():
+        trainer = lightning.Trainer(
+            max_epochs=config.epochs, gradient_clip_val=config.clip, callbacks=[best, *callbacks], logger=False,
+            enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, accelerator="auto",
+        )  # fmt: skip
+        last = folder / LAST
+        path = str(last) if resume and last.is_file() else None
+        trainer.fit(module, *batches, ckpt_path=path, weights_only=True)
+    state = torch.load(best.best_model_path, weights_only=True)
+    module.load_state_dict(state["state_dict"])
+    model.eval().cpu()
+    assert best.best_model_score is not None
+    return Fitted(int(state["epoch"]), float(best.best_model_score))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advice on worker processes and its list of hardware."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")  # inside Lightning 2.6
+        for log in loggers:
+            log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for log, level in zip(loggers, levels, strict=True):
+                log.setLevel(level)
