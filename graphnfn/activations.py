@@ -57,20 +57,19 @@ def _plain(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, float], Te
     return lambda z, _: function(z)
 
 
-_SIGN = {"gauge": Gauge.SIGN}
 _RULES: dict[str, ActivationRule] = {
     "relu": ActivationRule(_plain(torch.relu), Gauge.POSITIVE),
     "leaky_relu": ActivationRule(lambda z, slope: F.leaky_relu(z, slope), Gauge.POSITIVE, default=0.01),
     "prelu": ActivationRule(lambda z, slope: F.leaky_relu(z, slope), Gauge.POSITIVE, default=0.25),
-    "tanh": ActivationRule(_plain(torch.tanh), **_SIGN),
-    "sin": ActivationRule(lambda z, omega: torch.sin(omega * z), **_SIGN, half_turns=True, default=1.0),
-    "erf": ActivationRule(_plain(torch.erf), **_SIGN),
-    "asinh": ActivationRule(_plain(torch.asinh), **_SIGN),
-    "atan": ActivationRule(_plain(torch.atan), **_SIGN),
-    "softsign": ActivationRule(_plain(F.softsign), **_SIGN),
-    "hardtanh": ActivationRule(_plain(F.hardtanh), **_SIGN),
-    "tanhshrink": ActivationRule(_plain(F.tanhshrink), **_SIGN),
-    "softshrink": ActivationRule(lambda z, width: F.softshrink(z, width), **_SIGN, default=0.5),
+    "tanh": ActivationRule(_plain(torch.tanh), Gauge.SIGN),
+    "sin": ActivationRule(lambda z, omega: torch.sin(omega * z), Gauge.SIGN, half_turns=True, default=1.0),
+    "erf": ActivationRule(_plain(torch.erf), Gauge.SIGN),
+    "asinh": ActivationRule(_plain(torch.asinh), Gauge.SIGN),
+    "atan": ActivationRule(_plain(torch.atan), Gauge.SIGN),
+    "softsign": ActivationRule(_plain(F.softsign), Gauge.SIGN),
+    "hardtanh": ActivationRule(_plain(F.hardtanh), Gauge.SIGN),
+    "tanhshrink": ActivationRule(_plain(F.tanhshrink), Gauge.SIGN),
+    "softshrink": ActivationRule(lambda z, width: F.softshrink(z, width), Gauge.SIGN, default=0.5),
     "abs": ActivationRule(_plain(torch.abs), Gauge.NONZERO, sign_power=0),
     "cos": ActivationRule(
         lambda z, omega: torch.cos(omega * z), Gauge.SIGN, sign_power=0, half_turns=True, default=1.0
@@ -169,8 +168,8 @@ class Activation:
         if self.name == "tanh":
             x = torch.tanh(z)
             return x, 1 - x * x
-        x, dx = torch.func.jvp(lambda v: self(v, slope), (z,), (torch.ones_like(z),))
-        return x, dx
+        pair = torch.func.jvp(lambda v: self(v, slope), (z,), (torch.ones_like(z),))
+        return pair[0], pair[1]
 
     def __str__(self) -> str:
         return self.name if self.parameter == self.rule.default else f"{self.name}({self.parameter:g})"

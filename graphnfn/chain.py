@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from graphnfn.activations import Activation, Gauge, as_activation
 from graphnfn.errors import SpecError
 from graphnfn.spec import Block, ConvFacts, NetSpec, NeuronGroup, NodeParam, SpatialOp
-from graphnfn.activations import Activation, Gauge, as_activation
 
 _NEEDS_POSITIVE = ("max_pool", "adaptive_max_pool")
 IDENTITY = Activation("identity")
@@ -237,7 +237,9 @@ def mlp_spec(
         sizes: neurons per layer, inputs first.
         activation: one for all hidden layers, or per hidden layer a list with one per neuron.
         omega: frequency of sin and cos.
+        output_activation: of the last layer, where there is one.
         names: pattern of the layer names.
+        bias: whether layers have biases.
 
     Example:
         >>> mlp_spec([2, 8, 1], "relu").groups[1].gauge
@@ -269,6 +271,11 @@ def small_cnn_spec(
 
     Args:
         channels: input channels, then the channels of every convolution.
+        classes: output neurons of the dense layer.
+        activation: of all convolutions.
+        kernel: side of the square kernels.
+        stride: of all convolutions.
+        input_shape: shape of one input, where it is known.
 
     Example:
         >>> small_cnn_spec([1, 16, 16, 16], 10, "relu", stride=2).num_params

@@ -13,14 +13,19 @@ from torch_geometric.data import Batch, Data
 
 from graphnfn import topology
 from graphnfn.errors import SpecError
-from graphnfn.spec import NEUTRAL_NODE, NODE_FIELDS, NetSpec
+from graphnfn.export import to_networkx
+from graphnfn.fields import (
+    BATCHING,
+    DERIVED,
+    WEIGHTS,
+    common_grid,
+    first_problem,
+    grid_slots,
+    node_starts,
+    places_by_spec,
+)
+from graphnfn.spec import NEUTRAL_NODE, NetSpec
 from graphnfn.stack import Stack
-from graphnfn.activations import NAMES, Gauge
-
-FLAT = ("x", "edge_attr")
-"""The fields that hold weights; all others follow from the specs."""
-DERIVED = ("edge_index", "edge_mask", "node_group", "node_level", "activation", "gauge")
-_BATCHING = ("batch", "ptr")
 
 
 class _BatchField:
@@ -111,9 +116,10 @@ class NeuralGraph(Data):
         if members is None:
             members = list(torch.arange(total).split([s.size for s in stacks]))
         order = sorted(range(len(stacks)), key=lambda s: int(members[s][0]))
-        stacks, members = [stacks[s] for s in order], [members[s] for s in order]
+        runs = [members[s] for s in order]
+        stacks = [stacks[s] for s in order]
         specs: list[Any] = [None] * total
-        for stack, places in zip(stacks, members, strict=True):
+        for stack, places in zip(stacks, runs, strict=True):
             for place in places.tolist():
                 specs[place] = stack.spec
         graph = cls()
@@ -189,16 +195,13 @@ class NeuralGraph(Data):
 
     def members(self) -> list[Tensor]:
         """Per distinct spec, in order of first appearance, the places of its networks in the batch."""
-        runs: dict[NetSpec, list[int]] = {}
-        for place, spec in enumerate(self.specs):
-            runs.setdefault(spec, []).append(place)
-        return [torch.tensor(places) for places in runs.values()]
+        return list(places_by_spec(self.specs).values())
 
     def stacks(self) -> list[Stack]:
         """Per distinct spec, the weights of its networks (views of the flat fields where those exist)."""
         if "stacks" in self._store:
             return self._store["stacks"]
-        ends = self._ptr().tolist()
+        ends = node_starts(self.specs).tolist()
         out, edge = [], 0
         for places in self.members():
             spec, size = self.specs[int(places[0])], len(places)
@@ -211,7 +214,7 @@ class NeuralGraph(Data):
             for b in spec.blocks:
                 count = size * b.num_edges
                 flat = self._store["edge_attr"][edge : edge + count].view(size, *b.sizes, -1)
-                slots = topology.tap_slots(b, self._grid())
+                slots = topology.tap_slots(b, common_grid(self.specs))
                 full = len(slots) == flat.shape[-1]
                 blocks.append(flat if full else flat[..., slots.to(flat.device)])
                 edge += count
@@ -252,30 +255,23 @@ class NeuralGraph(Data):
         Raises:
             SpecError: the first thing found wrong (unless ``raise_on_error`` is False).
         """
-        problem = _first_problem(self)
+        if "specs" not in self._store:
+            problem = "this NeuralGraph is empty: make one with NeuralGraph.build or converters.convert"
+        else:
+            problem = first_problem(self.specs, {name: self[name] for name in (*WEIGHTS, "edge_index", "gauge")})
         if problem and raise_on_error:
             raise SpecError(problem)
         return problem is None
 
     def to_networkx(self) -> nx.DiGraph:
-        """A networkx graph: nodes with group, activation, bias; edges with their taps.
+        """A networkx graph: neurons with group, activation and parameters, edges with their taps.
 
         Raises:
             SpecError: there are several networks.
         """
-        spec, out = self.spec, nx.DiGraph()
         if self.num_graphs != 1:
             raise SpecError(f"to_networkx needs one network, this batch has {self.num_graphs}: use to_data_list()")
-        facts, x = topology.node_facts(spec), self.x.detach()
-        for i in range(spec.num_nodes):
-            group = spec.groups[int(facts.group[i])]
-            params = {f: float(x[i, c]) for c, f in enumerate(NODE_FIELDS[: x.shape[1]])}
-            act, level = NAMES[int(facts.activation[i])], int(facts.level[i])
-            out.add_node(i, group=group.id, role=group.role, activation=act, level=level, **params)
-        weights = self.edge_attr.detach()
-        for (src, dst), taps, mask in zip(self.edge_index.T.tolist(), weights, self.edge_mask, strict=True):
-            out.add_edge(src, dst, taps=taps[mask].tolist(), weight=float(taps[mask].norm()))
-        return out
+        return to_networkx(self.spec, self.x.detach(), self.edge_index, self.edge_attr.detach(), self.edge_mask)
 
     # ---- PyG internals ------------------------------------------------------------------------
 
@@ -284,7 +280,7 @@ class NeuralGraph(Data):
         """PyG's storages, with every field made: collation and transforms see an ordinary graph."""
         if "specs" in self._store and not isinstance(self, Batch):
             self._flatten()
-            for name in (*DERIVED, *(_BATCHING if self.num_graphs > 1 else ())):
+            for name in DERIVED if self.num_graphs > 1 else DERIVED.keys() - set(BATCHING):
                 self._store[name] = self._derived(name)
         return [self._store]
 
@@ -314,14 +310,6 @@ class NeuralGraph(Data):
             return "NeuralGraph()"
         return f"NeuralGraph(networks={self.num_graphs}, neurons={self.num_nodes}, edges={self.num_edges})"
 
-    def _grid(self) -> tuple[int, ...]:
-        rank = max(len(s.tap_grid) for s in set(self.specs))
-        grids = [(1,) * (rank - len(s.tap_grid)) + s.tap_grid for s in set(self.specs)]
-        return tuple(max(axis) for axis in zip(*grids, strict=True))
-
-    def _ptr(self) -> Tensor:
-        return torch.tensor([0, *(s.num_nodes for s in self.specs)]).cumsum(0)
-
     @property
     def _device(self) -> torch.device:
         stacks = self._store.get("stacks")
@@ -332,8 +320,8 @@ class NeuralGraph(Data):
         if "stacks" not in self._store:
             return
         stacks, members = self._store["stacks"], self.members()
-        grid, ptr = self._grid(), self._ptr()
-        slots = max(1, int(torch.tensor(grid).prod()))
+        grid, ptr = common_grid(self.specs), node_starts(self.specs)
+        slots = grid_slots(grid)
         fields = max(s.spec.num_fields for s in stacks)
         pieces: list[Any] = [None] * self.num_graphs
         weights = []
@@ -358,60 +346,6 @@ class NeuralGraph(Data):
     def _derived(self, name: str) -> Any:
         if name in self._store or "specs" not in self._store:
             return self._store.get(name)
-        value = _DERIVE[name](self).to(self._device)
+        value = DERIVED[name](self.specs).to(self._device)
         self._store[name] = value
         return value
-
-
-def _edge_index(graph: NeuralGraph) -> Tensor:
-    ptr, out = graph._ptr(), []
-    for places in graph.members():
-        for block_edges in topology.edges(graph.specs[int(places[0])]):
-            out.append((block_edges[:, None, :] + ptr[places][None, :, None]).flatten(1))
-    return torch.cat(out, 1)
-
-
-def _edge_mask(graph: NeuralGraph) -> Tensor:
-    grid, out = graph._grid(), []
-    for places in graph.members():
-        for b in graph.specs[int(places[0])].blocks:
-            row = torch.zeros(max(1, int(torch.tensor(grid).prod())), dtype=torch.bool)
-            row[topology.tap_slots(b, grid)] = True
-            out.append(row.expand(len(places) * b.num_edges, -1))
-    return torch.cat(out)
-
-
-def _per_node(name: str) -> Callable[[NeuralGraph], Tensor]:
-    return lambda graph: torch.cat([getattr(topology.node_facts(s), name) for s in graph.specs])
-
-
-_DERIVE: dict[str, Callable[[NeuralGraph], Tensor]] = {
-    "edge_index": _edge_index,
-    "edge_mask": _edge_mask,
-    "node_group": _per_node("group"),
-    "node_level": _per_node("level"),
-    "activation": _per_node("activation"),
-    "gauge": _per_node("gauge"),
-    "batch": lambda g: torch.arange(g.num_graphs).repeat_interleave(g._ptr().diff()),
-    "ptr": NeuralGraph._ptr,
-}
-
-
-def _first_problem(graph: NeuralGraph) -> str | None:
-    if "specs" not in graph._store:
-        return "this NeuralGraph is empty: make one with NeuralGraph.build or converters.convert"
-    nodes, edges, slots = graph.num_nodes, sum(s.num_edges for s in graph.specs), graph.edge_mask.shape[1]
-    for name, want in (("x", (nodes, None)), ("edge_attr", (edges, slots)), ("edge_index", (2, edges))):
-        got = tuple(getattr(graph, name).shape)
-        if len(got) != 2 or any(w is not None and w != g for w, g in zip(want, got, strict=True)):
-            return f"{name} has shape {list(got)}; the specs expect {[w or 'fields' for w in want]}"
-    for name in FLAT:
-        bad = (~torch.isfinite(getattr(graph, name))).sum().item()
-        if bad:
-            return f"{name} has {bad} NaN or infinite entries: repair the checkpoint, or drop this network"
-    index = graph.edge_index
-    if index.min() < 0 or index.max() >= nodes:
-        return f"edge_index points outside the {nodes} neurons"
-    if (graph.gauge < 0).any() or (graph.gauge > Gauge.NONZERO.value).any():
-        return "gauge holds values that are no Gauge"
-    return None

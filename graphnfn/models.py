@@ -127,7 +127,7 @@ class GraphMetaNet(nn.Module):
         results = [self.head(state, wiring) for state, wiring in zip(states, wirings, strict=True)]
         if isinstance(self.head, EditHead):
             changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
-            edited = [_edit(s, *parts) for s, *parts in zip(graph.stacks(), scales, changes, strict=True)]
+            edited = [_edit(s, c, d) for s, c, d in zip(graph.stacks(), scales, changes, strict=True)]
             return NeuralGraph.from_stacks(edited, graph.members())
         order = torch.cat(graph.members()).argsort().to(results[0].device)
         return torch.cat(results)[order]

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from graphnfn.errors import SpecError
 from graphnfn.activations import Activation, Gauge
+from graphnfn.errors import SpecError
 
 Role = Literal["input", "hidden", "output"]
 
@@ -271,11 +271,13 @@ def _tuples(value: Any) -> Any:
 
 def _decode(d: dict[str, Any]) -> NetSpec:
     groups = tuple(
-        NeuronGroup(**{
-            **g,
-            "activations": tuple(Activation(**a) for a in g["activations"]),
-            "gauge": tuple(Gauge(v) for v in g["gauge"]),
-        })
+        NeuronGroup(
+            **{
+                **g,
+                "activations": tuple(Activation(**a) for a in g["activations"]),
+                "gauge": tuple(Gauge(v) for v in g["gauge"]),
+            }
+        )
         for g in d["groups"]
     )
 
@@ -283,12 +285,14 @@ def _decode(d: dict[str, Any]) -> NetSpec:
         return tuple(SpatialOp(**{k: _tuples(v) for k, v in op.items()}) for op in items)
 
     blocks = tuple(
-        Block(**{
-            **{k: _tuples(v) for k, v in b.items()},
-            "conv": b["conv"] and ConvFacts(**{k: _tuples(v) for k, v in b["conv"].items()}),
-            "pre": ops(b["pre"]),
-            "post": ops(b["post"]),
-        })
+        Block(
+            **{
+                **{k: _tuples(v) for k, v in b.items()},
+                "conv": b["conv"] and ConvFacts(**{k: _tuples(v) for k, v in b["conv"].items()}),
+                "pre": ops(b["pre"]),
+                "post": ops(b["post"]),
+            }
+        )
         for b in d["blocks"]
     )
     node_params = tuple(NodeParam(**{k: _tuples(v) for k, v in p.items()}) for p in d["node_params"])
@@ -299,33 +303,41 @@ def _check(spec: NetSpec) -> None:
     ids = [g.id for g in spec.groups]
     if len(set(ids)) != len(ids) or not ids:
         raise SpecError(f"neuron groups need distinct ids and there must be one at least; got {ids}")
-    for g in spec.groups:
-        if len(g.activations) != len(g.gauge) or len(g.activations) not in (1, g.size):
-            raise SpecError(
-                f"group {g.id!r}: got {len(g.activations)} activations and {len(g.gauge)} gauges for {g.size} neurons; "
-                "give one of each, or one per neuron"
-            )
-        if g.role != "hidden" and (g.permutable or any(g.gauge)):
-            raise SpecError(f"group {g.id!r} has role {g.role!r}: inputs and outputs are fixed; drop its symmetry")
-        slopes = any(p.group == g.id and p.field == "slope" for p in spec.node_params)
-        if any(a.name == "prelu" for a in g.activations) and not slopes:
-            raise SpecError(f"group {g.id!r}: prelu needs a parameter of field 'slope'; use leaky_relu for a fixed slope")
-        if g.size < 1:
-            raise SpecError(f"group {g.id!r}: a group needs one neuron at least; got size {g.size}")
     order = {g.id: i for i, g in enumerate(spec.groups)}
-    for b in spec.blocks:
-        if b.src not in order or b.dst not in order or order[b.src] >= order[b.dst]:
-            raise SpecError(f"block {b.param!r} leads {b.src!r} -> {b.dst!r}: list the groups in topological order")
-        if math.prod(b.shape) != math.prod(b.view) or sorted(b.dims) != list(range(len(b.view))):
-            raise SpecError(f"block {b.param!r}: shape {b.shape}, view {b.view} and dims {b.dims} do not fit together")
-        want = (spec.groups[order[b.dst]].size, spec.groups[order[b.src]].size)
-        if b.sizes != want:
-            raise SpecError(
-                f"block {b.param!r} has {b.sizes[0]} x {b.sizes[1]} edges; its groups have {want[0]} and {want[1]}"
-            )
+    for group in spec.groups:
+        _check_group(spec, group)
+    for block in spec.blocks:
+        _check_block(spec, block, order)
     for p in spec.node_params:
         if p.group not in order or p.field not in NODE_FIELDS:
             raise SpecError(f"node parameter {p.param!r}: unknown group {p.group!r} or field {p.field!r}")
         if p.shape not in ((1,), (spec.groups[order[p.group]].size,)):
             size = spec.groups[order[p.group]].size
             raise SpecError(f"node parameter {p.param!r} has shape {p.shape}; its group has {size} neurons")
+
+
+def _check_group(spec: NetSpec, g: NeuronGroup) -> None:
+    if len(g.activations) != len(g.gauge) or len(g.activations) not in (1, g.size):
+        raise SpecError(
+            f"group {g.id!r}: got {len(g.activations)} activations and {len(g.gauge)} gauges for {g.size} neurons; "
+            "give one of each, or one per neuron"
+        )
+    if g.role != "hidden" and (g.permutable or any(g.gauge)):
+        raise SpecError(f"group {g.id!r} has role {g.role!r}: inputs and outputs are fixed; drop its symmetry")
+    slopes = any(p.group == g.id and p.field == "slope" for p in spec.node_params)
+    if any(a.name == "prelu" for a in g.activations) and not slopes:
+        raise SpecError(f"group {g.id!r}: prelu needs a parameter of field 'slope'; use leaky_relu instead")
+    if g.size < 1:
+        raise SpecError(f"group {g.id!r}: a group needs one neuron at least; got size {g.size}")
+
+
+def _check_block(spec: NetSpec, b: Block, order: dict[str, int]) -> None:
+    if b.src not in order or b.dst not in order or order[b.src] >= order[b.dst]:
+        raise SpecError(f"block {b.param!r} leads {b.src!r} -> {b.dst!r}: list the groups in topological order")
+    if math.prod(b.shape) != math.prod(b.view) or sorted(b.dims) != list(range(len(b.view))):
+        raise SpecError(f"block {b.param!r}: shape {b.shape}, view {b.view} and dims {b.dims} do not fit together")
+    want = (spec.groups[order[b.dst]].size, spec.groups[order[b.src]].size)
+    if b.sizes != want:
+        raise SpecError(
+            f"block {b.param!r} has {b.sizes[0]} x {b.sizes[1]} edges; its groups have {want[0]} and {want[1]}"
+        )

@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from graphnfn.spec import Block, NetSpec
 from graphnfn.activations import Gauge
+from graphnfn.spec import Block, NetSpec
 
 ROLES = ("input", "hidden", "output")
 

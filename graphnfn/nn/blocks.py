@@ -71,11 +71,13 @@ def one_answer(values: list[bool], device: torch.device) -> Tensor | bool:
 
 def typed_bias(parts: tuple, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``turn``, ``turned_bias`` and ``even_bias`` of neurons with several activations."""
-    out: tuple[Tensor, ...] = ()
+    turn = turned = even = torch.zeros_like(bias)
     for act, sign, rows in parts:
-        new = (*turn_and_bias(act, sign, bias), even_bias(act, sign, bias))
-        out = new if not out else tuple(torch.where(rows, a, b) for a, b in zip(new, out, strict=True))
-    return out[0], out[1], out[2]
+        everywhere = torch.ones((), dtype=torch.bool, device=bias.device) if rows is None else rows
+        one, two = turn_and_bias(act, sign, bias)
+        turn, turned = torch.where(everywhere, one, turn), torch.where(everywhere, two, turned)
+        even = torch.where(everywhere, even_bias(act, sign, bias), even)
+    return turn, turned, even
 
 
 class BlockWiring(Wiring):
@@ -85,18 +87,29 @@ class BlockWiring(Wiring):
         self.stack, self.spec, self.networks = stack, stack.spec, stack.size
         self._cache: dict[tuple[int, TapTable, Head], Tensor] = {}
         self.levels = []
-        for i, (group, facts) in enumerate(zip(self.spec.groups, group_facts(self.spec, stack.nodes.device), strict=True)):
+        for i, (group, facts) in enumerate(
+            zip(self.spec.groups, group_facts(self.spec, stack.nodes.device), strict=True)
+        ):
             values = stack.group(i)
             bias = values[..., :1]
             turn, turned, even = typed_bias(facts.parts, bias)
             self.levels.append(
                 Level(
-                    role=group.role, bias=bias, even_bias=even, turn=None if facts.plain else turn, turned_bias=turned, signed=facts.signed,
-                    periodic=facts.periodic, place=facts.place, depth_in=facts.depth_in, depth_out=facts.depth_out,
-                    kind=facts.kind, parts=tuple((a, rows) for a, _, rows in facts.parts),
+                    role=group.role,
+                    bias=bias,
+                    even_bias=even,
+                    turn=None if facts.plain else turn,
+                    turned_bias=turned,
+                    signed=facts.signed,
+                    periodic=facts.periodic,
+                    place=facts.place,
+                    depth_in=facts.depth_in,
+                    depth_out=facts.depth_out,
+                    kind=facts.kind,
+                    parts=tuple((a, rows) for a, _, rows in facts.parts),
                     slope=values[..., _SLOPE : _SLOPE + 1] if values.shape[-1] > _SLOPE else None,
                 )
-            )  # fmt: skip
+            )
 
     def _mixed(self, b: int, taps: TapTable, head: Head) -> Tensor:
         """``head`` of a block's weights with its taps mixed, ``[B, n_dst, n_src, R]``, computed once."""

@@ -214,9 +214,13 @@ def _node_table(stacks: list[Stack]) -> dict[str, Tensor]:
             part.append(code)
         own = torch.arange(size, device=device)[:, None]
         number = torch.cat([torch.full_like(f.place, g) for g, f in enumerate(facts)])
-        columns = {name: torch.cat([getattr(f, name) for f in facts]) for name in ("place", "depth_in", "depth_out", "kind")}
+        columns = {
+            name: torch.cat([getattr(f, name) for f in facts]) for name in ("place", "depth_in", "depth_out", "kind")
+        }
         for name in ("signed", "periodic"):
-            columns[name] = torch.cat([torch.zeros_like(f.place, dtype=torch.bool) | _column(getattr(f, name)) for f in facts])
+            columns[name] = torch.cat(
+                [torch.zeros_like(f.place, dtype=torch.bool) | _column(getattr(f, name)) for f in facts]
+            )
         columns["part"] = torch.cat(part)
         columns["output"] = (number == len(facts) - 1).long()
         rows_of = {name: value.repeat(size) for name, value in columns.items()}

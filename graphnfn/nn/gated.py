@@ -17,9 +17,11 @@ class GatedSweep(nn.Module):
 
     Forward, with k_i = ``turn`` and s_i = ``turned_bias`` of :mod:`graphnfn.nn.parity`:
     ``m_i = sum_j w_ij . o_j`` (in-typed), ``M_i = sum_j |w_ij| . e_j`` (even),
-    ``e_i <- e_i + MLP(e_i, M_i, |m_i|)``, ``o_i = norm(k_i A m_i * gate(e_i) + s_i gate'(e_i))`` (out-typed).
+    ``(d_i, g_i, h_i) = MLP(e_i, M_i, |m_i|, k_i m_i s_i)`` (even), ``e_i <- e_i + d_i``,
+    ``o_i = norm(k_i A m_i (1 + g_i) + s_i h_i)`` (out-typed).
     Backward: ``r_j = sum_i w_ij . a_i`` (out-typed), ``R_j = sum_i |w_ij| . e_i``,
-    ``e_j <- e_j + MLP(e_j, R_j, |r_j|, r_j o_j)``, ``a_j = norm(k_j B r_j * gate + m_j * gate')`` (in-typed).
+    ``(d_j, g_j, h_j) = MLP(e_j, R_j, |r_j|, r_j o_j)``, ``e_j <- e_j + d_j``,
+    ``a_j = norm(k_j B r_j (1 + g_j) + C m_j h_j)`` (in-typed).
 
     Args:
         width: channels d of each type.
@@ -35,10 +37,9 @@ class GatedSweep(nn.Module):
         self.inputs = PlaceTable(sizes.inputs, width)
         self.outputs = PlaceTable(sizes.outputs, width)
         self.odd_taps, self.even_taps = TapTable(width, sizes), TapTable(width, sizes)
-        self.down, self.up = even_mlp(4 * width, width), even_mlp(4 * width, width)
+        self.down, self.up = (even_mlp(4 * width, 3 * width, width) for _ in range(2))
         self.mix_down, self.mix_up = TypedLinear(width, width, ODD), TypedLinear(width, width, ODD)
         self.keep = TypedLinear(width, width, ODD)
-        self.gate_down, self.gate_up = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)
 
     def forward(self, state: State, wiring: Wiring) -> State:
         even, odd, arrived = self._down(state, wiring)
@@ -58,9 +59,9 @@ class GatedSweep(nn.Module):
                 continue
             m = wiring.pull(i, odd, self.odd_taps)
             mass = wiring.pull(i, even, self.even_taps, torch.abs)
-            e = e + self.down(_cat(e, mass, level.even(m), level.turned(m) * level.turned_bias))
-            mixing, biasing = self.gate_down(e).chunk(2, -1)
-            even.append(e)
+            seen = _cat(e, mass, level.even(m), level.turned(m) * level.turned_bias)
+            change, mixing, biasing = self.down(seen).chunk(3, -1)
+            even.append(e + change)
             odd.append(soft_norm(level.turned(self.mix_down(m)) * (1 + mixing) + level.turned_bias * biasing))
             arrived.append(m)
         return even, odd, arrived
@@ -75,9 +76,8 @@ class GatedSweep(nn.Module):
                 continue
             r = wiring.push(i, back, self.odd_taps)
             mass = wiring.push(i, even, self.even_taps, torch.abs)
-            e = e + self.up(_cat(e, mass, level.even(r), r * o))
-            mixing, keeping = self.gate_up(e).chunk(2, -1)
-            even[i] = e
+            change, mixing, keeping = self.up(_cat(e, mass, level.even(r), r * o)).chunk(3, -1)
+            even[i] = e + change
             back[i] = soft_norm(level.turned(self.mix_up(r)) * (1 + mixing) + self.keep(arrived[i]) * keeping)
         return State(even, state.odd)
 

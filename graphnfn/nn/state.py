@@ -36,12 +36,12 @@ class PlaceTable(nn.Module):
     Args:
         size: number of places.
         width: channels.
-        scale: standard deviation at the start.
+        scale: entries start uniform on [-scale, scale], the usual domain of coordinate networks.
     """
 
     def __init__(self, size: int, width: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.vectors = nn.Parameter(torch.randn(size, width) * scale)
+        self.vectors = nn.Parameter((2 * torch.rand(size, width) - 1) * scale)
 
     def forward(self, level: Level) -> Tensor:
         if level.place.numel() and int(level.place[-1]) >= len(self.vectors):

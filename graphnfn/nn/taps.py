@@ -78,7 +78,6 @@ class TapTable(nn.Module):
         self.dense = nn.Parameter(torch.ones(1, width))
         self.kernel, self.kernel_gain = _factors(math.prod(self.kernel_grid), rank, width)
         self.positions, self.position_gain = _factors(math.prod(self.position_grid), rank, width)
-        self.register_buffer("one", torch.ones(1, 1), persistent=False)
 
     def mix(self, block: Block) -> Tensor:
         """Weights of the taps in each of R sums.
@@ -87,7 +86,7 @@ class TapTable(nn.Module):
             SpecError: the block's taps do not fit the grid that the model was sized for.
         """
         if not block.taps:
-            return self.one
+            return self.dense.new_ones(1, 1)
         conv = block.kind == "conv"
         grid, table = (self.kernel_grid, self.kernel) if conv else (self.position_grid, self.positions)
         taps = (1,) * (len(grid) - len(block.taps)) + block.taps

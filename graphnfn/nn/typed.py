@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphnfn.symmetry.charge import Charge
@@ -41,7 +42,7 @@ class TypedLinear(nn.Module):
 
 def soft_norm(x: Tensor) -> Tensor:
     """``x / sqrt(1 + mean(x^2))`` over channels: bounded, smooth, and odd in x."""
-    return x * torch.rsqrt(1 + (x * x).mean(-1, keepdim=True))
+    return F.rms_norm(x, (x.shape[-1],), eps=1.0)
 
 
 def soft_root(x: Tensor) -> Tensor:
@@ -49,6 +50,7 @@ def soft_root(x: Tensor) -> Tensor:
     return x * torch.rsqrt(1 + x.abs())
 
 
-def even_mlp(into: int, out: int) -> nn.Sequential:
-    """An MLP on even features, with a hidden layer as wide as its output."""
-    return nn.Sequential(nn.LayerNorm(into), nn.Linear(into, out), nn.SiLU(), nn.Linear(out, out))
+def even_mlp(into: int, out: int, hidden: int | None = None) -> nn.Sequential:
+    """A normalised MLP on even features."""
+    hidden = hidden or out
+    return nn.Sequential(nn.LayerNorm(into), nn.Linear(into, hidden), nn.SiLU(), nn.Linear(hidden, out))
