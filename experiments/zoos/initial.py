@@ -51,7 +51,7 @@ def initial_weights(
 
 
 def _matrix(kind: str, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
-    """Deviation ``1 / columns^(1/2)``; the rows (or columns, if these are fewer) of an orthogonal one are orthogonal."""
+    """A matrix of deviation ``1 / columns^(1/2)``."""
     deviation = columns**-0.5
     if kind == "uniform":
         return rng.uniform(-1, 1, (rows, columns)) * deviation * 3**0.5
