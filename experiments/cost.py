@@ -45,7 +45,7 @@ def measure(overrides: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         ``step_ms`` the median CPU time and ``step_ms_low``, ``step_ms_high`` its quartiles; ``peak_mb`` the growth of
-        resident memory in the first step, optimiser state included; ``parameters``; ``networks``.
+        resident memory in the first step, optimiser state included; ``parameters``; ``cost_networks``.
     """
     torch.set_num_threads(1)
     config = load(overrides)
@@ -67,7 +67,7 @@ def measure(overrides: Sequence[str]) -> dict[str, Any]:
     return {
         "model": config.model.name, "step_ms": middle, "step_ms_low": low, "step_ms_high": high,
         "peak_mb": peak.grown / 2**20, "parameters": sum(p.numel() for p in step.model.parameters()),
-        "networks": networks, "config": plain(config.model),
+        "cost_networks": networks, "config": plain(config.model),
     }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from experiments.cell import Cell
 from experiments.config import fingerprint
 
 TABLE, JSON_TABLE, PREDICTIONS = "results.parquet", "results.json", "predictions.parquet"
+_COSTS = ("step_ms", "step_ms_low", "step_ms_high", "peak_mb", "cost_networks")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,7 +22,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -30,7 +30,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     table.to_parquet(partial, index=False)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ def write_results(folder: Path, cells: Iterable[Cell], costs: dict[str, dict[str
         The table: a row per cell, with the cost of its model.
     """
     cells = list(cells)
-    kept = ("step_ms", "step_ms_low", "step_ms_high", "peak_mb")
-    rows = [{**c.row, **{k: costs[c.row["model"]][k] for k in kept}} for c in cells]
+    rows = [{**c.row, **{name: costs[c.row["model"]][name] for name in _COSTS}} for c in cells]
     table = pd.DataFrame(rows)
     write_table(folder / TABLE, table)
     write_text(folder / JSON_TABLE, table.to_json(orient="records", indent=1) + "\n")
@@ -92,3 +91,14 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     columns = [c for c in table.select_dtypes("number").columns if c != "seed"]
     summary = table.groupby("model")[columns].agg(["mean", "std"])
     return summary.sort_values((measure, "mean"), ascending=False)
+
+
+def moved_columns(table: pd.DataFrame) -> dict[str, str]:
+    """The columns of the main measure under group elements, by the size of these.
+
+    Example:
+        >>> moved_columns(pd.DataFrame({"measure": ["tau"], "test_tau": [0.8], "test_tau_2dec": [0.7]}))
+        {'2': 'test_tau_2dec'}
+    """
+    start = f"test_{table['measure'].iloc[0]}_"
+    return {c.removeprefix(start).removesuffix("dec"): c for c in table.columns if c.startswith(start)}

@@ -1,0 +1,173 @@
+"""The command line: ``graphnfn compare``, ``train``, ``convert``, ``inspect``, ``plot``, ``zoo build``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from graphnfn.errors import GraphNFNError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Trained neural networks as data: neuron graphs, and metanetworks that are exact under their symmetries.",
+)  # fmt: skip
+zoo_app = typer.Typer(no_args_is_help=True, help="Zoos: many trained networks with labels.")
+app.add_typer(zoo_app, name="zoo")
+
+out = Console(width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True)
+
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it
+    typer.Argument(help="Hydra overrides such as model=native trainer.epochs=20 zoo=folder zoo.folder=PATH."),
+]
+Source = Annotated[Path, typer.Argument(help="A .safetensors, .pt or .pth checkpoint, or a graph that convert saved.")]
+ActivationOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Activation of the hidden layers, which a bare state dict cannot tell, e.g. relu."),
+]
+OmegaOption = Annotated[Optional[float], typer.Option(help="Frequency of sin and cos.")]  # noqa: UP045
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from experiments.provenance import package_version
+
+        out.print(f"graphnfn {package_version('graphnfn')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def compare(
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and report.")] = Path("runs/demo"),
+) -> None:
+    """Train our models and the baselines on one zoo with several seeds; write a table and report.html."""
+    from experiments.building import ensure_zoo
+    from experiments.compare import compare as run
+    from experiments.config import load
+    from experiments.report import write_report
+    from experiments.tables import comparison_table
+
+    words = overrides or []
+    config = load(words)
+    if ensure_zoo(config):
+        out.print(f"built {config.zoo.folder}", highlight=False)
+    done = run(words, output, lambda line: out.print(line, highlight=False, markup=False))
+    page = write_report(done, output / "report.html")
+    out.print(comparison_table(done.table))
+    out.print(f"report: {page}", highlight=False)
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints and measures.")] = Path(
+        "runs/train"
+    ),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+) -> None:
+    """Train one model; the folder gets best.ckpt, last.ckpt and metrics.json."""
+    from experiments.building import ensure_zoo
+    from experiments.config import load
+    from experiments.single import train_one
+
+    config = load(overrides or [])
+    ensure_zoo(config)
+    row = train_one(config, output, resume=resume, progress=out.is_terminal)
+    for name, value in row.items():
+        out.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}", highlight=False)
+
+
+@app.command()
+def convert(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The graph, a .safetensors file.")],
+    activation: ActivationOption = None,
+    omega: OmegaOption = None,
+) -> None:
+    """Turn a checkpoint into a neuron graph."""
+    from graphnfn.io import save
+
+    from experiments.sources import load_graph
+
+    graph = load_graph(source, activation=activation, omega=omega)
+    save(graph, output)
+    out.print(f"{output}: {graph}", highlight=False)
+
+
+@app.command()
+def inspect(source: Source, activation: ActivationOption = None, omega: OmegaOption = None) -> None:
+    """Show layers, neuron groups, their symmetry, what is left after it, and dead neurons."""
+    from experiments.describe import describe
+    from experiments.sources import load_graph
+    from experiments.tables import description_tables
+
+    graph = load_graph(source, activation=activation, omega=omega)
+    for network in graph.to_data_list():
+        for part in description_tables(describe(network)):
+            out.print(part)
+
+
+@app.command()
+def plot(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture: .png, .svg or .pdf.")],
+    activation: ActivationOption = None,
+    omega: OmegaOption = None,
+) -> None:
+    """Draw the neuron graph of a checkpoint."""
+    from experiments.sources import load_graph, save_plot
+
+    save_plot(load_graph(source, activation=activation, omega=omega), output)
+    out.print(str(output), highlight=False)
+
+
+@zoo_app.command("build")
+def zoo_build(
+    name: Annotated[str, typer.Argument(help="digits-cnn or digits-siren.")],
+    size: Annotated[int, typer.Option(help="Number of networks.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the zoo.")],
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+) -> None:
+    """Train many small networks at once; goes on where an interrupted build stopped."""
+    from experiments.building import build_zoo
+
+    build_zoo(name, output, size=size, seed=seed)
+    out.print(str(output), highlight=False)
+
+
+def main() -> None:
+    """Entry point: errors of the user are one line and exit code 2, unless ``--debug`` is given."""
+    try:
+        app()
+    except GraphNFNError as error:
+        if "--debug" in sys.argv[1:]:
+            raise
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        if "--debug" in sys.argv[1:]:
+            raise
+        sys.exit(_fail(f"{error.filename or 'file'}: {error.strerror or error}"))
+
+
+def _fail(message: str) -> int:
+    line = " ".join(message.split())
+    err.print(f"error: {line}", highlight=False, markup=False, soft_wrap=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()
