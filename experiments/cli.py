@@ -99,9 +99,8 @@ def convert(
     omega: OmegaOption = None,
 ) -> None:
     """Turn a checkpoint into a neuron graph."""
-    from graphnfn.io import save
-
     from experiments.sources import load_graph
+    from graphnfn.io import save
 
     graph = load_graph(source, activation=activation, omega=omega)
     save(graph, output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,15 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.results import moved_columns, summarize
+from experiments.results import ModelSummary, main_measure, moved_columns, summarize
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 _OURS = ("#0b4f8a", "#1f84c7", "#5fb3d9", "#17a39a")
 _OTHERS = ("#d9480f", "#a6761d", "#8c8c8c", "#b5367a")
-_STYLE = {
+_KINDS = ("#1f84c7", "#e8871e", "#5a9e4b", "#b5367a")
+FLOOR = -0.3
+"""Lower values of a measure are drawn here."""
+_STYLE: Any = {
     "font.size": 10, "font.family": "sans-serif", "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
     "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8,
@@ -25,12 +29,12 @@ _STYLE = {
 }  # fmt: skip
 
 
-def colours(table: pd.DataFrame) -> dict[str, str]:
+def colours(summaries: Sequence[ModelSummary]) -> dict[str, str]:
     """A colour per model: blue to green for ours, warm or grey for the others."""
-    kinds = table.drop_duplicates("model").set_index("model")["ours"]
-    ours, others = [[m for m in kinds.index if bool(kinds[m]) == own] for own in (True, False)]
-    picked = {m: _OURS[i % len(_OURS)] for i, m in enumerate(ours)}
-    return {**picked, **{m: _OTHERS[i % len(_OTHERS)] for i, m in enumerate(others)}}
+    names = sorted((s.ours, s.name) for s in summaries)
+    ours, others = [[name for own, name in names if own == wanted] for wanted in (True, False)]
+    picked = {name: _OURS[i % len(_OURS)] for i, name in enumerate(ours)}
+    return {**picked, **{name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}}
 
 
 def svg(figure: Figure) -> str:
@@ -43,20 +47,18 @@ def svg(figure: Figure) -> str:
 
 def robustness(table: pd.DataFrame) -> str:
     """The main measure against the size of the group elements, mean and range over seeds."""
-    measure, moved = table["measure"].iloc[0], moved_columns(table)
+    measure, moved, summaries = main_measure(table), moved_columns(table), summarize(table)
     sizes = [0.0, *(float(size) for size in moved)]
     with rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
-        ends = []
-        for model, colour in colours(table).items():
-            rows = table[table["model"] == model]
-            values = rows[[f"test_{measure}", *moved.values()]].to_numpy(dtype=float)
-            values = np.maximum(values, -0.3)
-            own = bool(rows["ours"].iloc[0])
+        palette, ends = colours(summaries), []
+        for s in summaries:
+            values = np.maximum(s.cells[[f"test_{measure}", *moved.values()]].to_numpy(dtype=float), FLOOR)
+            colour = palette[s.name]
             axes.fill_between(sizes, values.min(0), values.max(0), color=colour, alpha=0.13, linewidth=0)
-            axes.plot(sizes, values.mean(0), "-" if own else "--", marker="o", ms=4, color=colour, lw=2)
-            ends.append((float(values.mean(0)[-1]), model, colour))
+            axes.plot(sizes, values.mean(0), "-" if s.ours else "--", marker="o", ms=4, color=colour, lw=2)
+            ends.append((float(values.mean(0)[-1]), s.name, colour))
         _label_ends(axes, sizes[-1], ends)
         axes.set_xticks(sizes, ["as\ntrained", *(f"{size:g}" for size in sizes[1:])])
         axes.set_xlim(-0.1, sizes[-1] * 1.38)
@@ -79,23 +81,22 @@ def _label_ends(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]]) ->
 
 def quality_and_cost(table: pd.DataFrame) -> str:
     """The main measure against the CPU time of a training step."""
-    measure, summary = table["measure"].iloc[0], summarize(table)
-    kinds = table.drop_duplicates("model").set_index("model")["ours"]
+    measure, summaries = main_measure(table), summarize(table)
     with rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
-        for model, colour in colours(table).items():
-            x = summary.loc[model, ("step_ms", "mean")]
-            y, std = summary.loc[model, (f"test_{measure}", "mean")], summary.loc[model, (f"test_{measure}", "std")]
-            marker = "o" if kinds[model] else "s"
-            bar = None if pd.isna(std) else std
-            axes.errorbar(x, y, yerr=bar, fmt=marker, ms=8, color=colour, capsize=3, label=model)
+        palette = colours(summaries)
+        for s in summaries:
+            x, y, std = s.mean["step_ms"], s.mean[f"test_{measure}"], s.std[f"test_{measure}"]
+            bar, marker = None if math.isnan(std) else std, "o" if s.ours else "s"
+            axes.errorbar(x, y, yerr=bar, fmt=marker, ms=8, color=palette[s.name], capsize=3, label=s.name)
         axes.set_xscale("log")
         axes.margins(x=0.15, y=0.15)
         ticks = [t for t in (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if _inside(t, axes.get_xlim())]
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()
-        axes.set_xlabel(f"CPU ms per training step ({_networks(table)} networks, one thread)")
+        networks = round(summaries[0].mean["cost_networks"])
+        axes.set_xlabel(f"CPU ms per training step ({networks} networks, one thread)")
         axes.set_ylabel(f"test {_name(measure)}")
         figure.legend(loc="outside right center", frameon=False)
         return svg(figure)
@@ -103,42 +104,42 @@ def quality_and_cost(table: pd.DataFrame) -> str:
 
 def scatters(table: pd.DataFrame, predictions: pd.DataFrame, spec_names: Sequence[str]) -> str:
     """Predicted against true values of the first seed, a panel per model."""
-    seed, models = table["seed"].iloc[0], list(summarize(table).index)
-    measure = table["measure"].iloc[0]
-    columns = min(4, len(models))
-    lines = math.ceil(len(models) / columns)
+    measure, summaries = main_measure(table), summarize(table)
+    seed, palette = table["seed"].tolist()[0], colours(summaries)
+    columns = min(4, len(summaries))
+    lines = math.ceil(len(summaries) / columns)
+    labels = predictions["label"].tolist()
+    ends = [min(labels), max(labels)]
     with rc_context(_STYLE):
         figure = Figure(figsize=(2.75 * columns, 2.9 * lines + 0.3), layout="constrained")
-        panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True)).ravel()
-        for panel, model in zip(panels, models, strict=False):
-            rows = predictions[(predictions["model"] == model) & (predictions["seed"] == seed)]
+        panels = list(np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True)).ravel())
+        for panel, s in zip(panels, summaries, strict=False):
+            rows = predictions[(predictions["model"] == s.name) & (predictions["seed"] == seed)]
             for i, name in enumerate(spec_names):
                 part = rows[rows["spec"] == i]
-                colour = ("#1f84c7", "#e8871e", "#5a9e4b", "#b5367a")[i % 4]
-                panel.scatter(part["label"], part["prediction"], s=13, alpha=0.6, color=colour, lw=0, label=name)
-            low, high = predictions["label"].min(), predictions["label"].max()
-            panel.plot([low, high], [low, high], color=FAINT, lw=1, zorder=0)
-            value = table[(table["model"] == model) & (table["seed"] == seed)][f"test_{measure}"].iloc[0]
-            panel.set_title(f"{model}  ({_name(measure)} {value:.3f})", color=colours(table)[model])
+                style = {"s": 13, "alpha": 0.6, "color": _KINDS[i % len(_KINDS)], "lw": 0, "label": name}
+                panel.scatter(part["label"], part["prediction"], **style)
+            panel.plot(ends, ends, color=FAINT, lw=1, zorder=0)
+            value = s.cells.loc[s.cells["seed"] == seed, f"test_{measure}"].tolist()[0]
+            panel.set_title(f"{s.name}  ({_name(measure)} {value:.3f})", color=palette[s.name])
             panel.set_aspect("equal", adjustable="box")
-        for panel in panels[len(models) :]:
+        for panel in panels[len(summaries) :]:
             panel.set_axis_off()
-        for panel in panels[max(0, len(models) - columns) : len(models)]:
+        for panel in panels[max(0, len(summaries) - columns) : len(summaries)]:
             panel.set_xlabel("true")
             panel.tick_params(labelbottom=True)
         for panel in panels[::columns]:
             panel.set_ylabel("predicted")
         if len(spec_names) > 1:
-            handles, names = panels[0].get_legend_handles_labels()
-            last = panels[-1] if len(panels) > len(models) else panels[0]
-            where = "center" if len(panels) > len(models) else "lower right"
-            last.legend(handles, names, loc=where, frameon=False, title="activation")
+            spare = len(panels) > len(summaries)
+            where = {"loc": "center" if spare else "lower right", "frameon": False, "title": "activation"}
+            panels[-1 if spare else 0].legend(*panels[0].get_legend_handles_labels(), **where)
         return svg(figure)
 
 
 def confusion(table: pd.DataFrame, predictions: pd.DataFrame) -> str:
     """True against predicted class of the best model, summed over seeds, in shares of the true class."""
-    model = summarize(table).index[0]
+    model = summarize(table)[0].name
     rows = predictions[predictions["model"] == model]
     counts = pd.crosstab(rows["label"], rows["prediction"], normalize="index")
     counts = counts.reindex(columns=counts.index, fill_value=0.0)
@@ -163,8 +164,13 @@ def label_histogram(labels: np.ndarray, groups: np.ndarray, names: Sequence[str]
         few = len(np.unique(labels)) <= 20
         bins = np.arange(labels.min(), labels.max() + 2) - 0.5 if few else np.linspace(labels.min(), labels.max(), 33)
         parts = [labels[groups == i] for i in range(len(names))]
-        palette = ["#1f84c7", "#e8871e", "#5a9e4b", "#b5367a"]
-        axes.hist(parts, bins=list(bins), stacked=True, color=[palette[i % 4] for i in range(len(names))], label=names)
+        axes.hist(
+            parts,
+            bins=list(bins),
+            stacked=True,
+            color=[_KINDS[i % len(_KINDS)] for i in range(len(names))],
+            label=names,
+        )
         axes.set_xlabel(column)
         axes.set_ylabel("networks")
         if len(names) > 1:
@@ -174,10 +180,6 @@ def label_histogram(labels: np.ndarray, groups: np.ndarray, names: Sequence[str]
 
 def _name(measure: str) -> str:
     return {"tau": "Kendall tau", "r2": "R²"}.get(measure, measure)
-
-
-def _networks(table: pd.DataFrame) -> int:
-    return int(table["cost_networks"].iloc[0])
 
 
 def _inside(value: float, limits: tuple[float, float]) -> bool:

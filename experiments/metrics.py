@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -18,8 +19,8 @@ def kendall_tau(prediction: Tensor, label: Tensor) -> float:
         >>> kendall_tau(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 3.0]))
         1.0
     """
-    tau = float(stats.kendalltau(prediction.numpy(), label.numpy()).statistic)
-    return 0.0 if math.isnan(tau) else tau
+    found: Any = stats.kendalltau(prediction.numpy(), label.numpy())
+    return 0.0 if math.isnan(found.statistic) else float(found.statistic)
 
 
 def tie_ceiling(label: Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,7 @@ from experiments import figures
 from experiments.compare import Comparison
 from experiments.data import open_zoo
 from experiments.metrics import tie_ceiling
-from experiments.results import moved_columns, summarize, write_text
+from experiments.results import main_measure, moved_columns, summarize, write_text
 from graphnfn.plotting import plot
 from graphnfn.spec import NetSpec
 from graphnfn.zoo import Zoo
@@ -41,33 +42,32 @@ def write_report(done: Comparison, path: Path) -> Path:
 
 
 def _opening(done: Comparison, zoo: Zoo) -> dict[str, str]:
-    table, summary = done.table, summarize(done.table)
-    measure, best = table["measure"].iloc[0], summary.index[0]
-    seeds, first = table["seed"].nunique(), table.iloc[0]
-    moved = list(moved_columns(table).items())
+    table, summaries = done.table, summarize(done.table)
+    measure, best, first = main_measure(table), summaries[0], table.iloc[0]
+    seeds, epochs = table["seed"].nunique(), table["epochs"].max()
+    counts = f"networks: {first['train_networks']} to train, {len(zoo.split('val'))} to choose the epoch, "
     facts = [
-        (f"{len(zoo):,}", f"networks: {first['train_networks']} to train, {len(zoo.split('val'))} to choose the epoch, "
-                          f"{first['test_networks']} to test"),
-        (f"{len(summary)} × {seeds}", f"models × seeds, all on one split, at most {table['epochs'].max()} epochs"),
-        (_number(summary, best, f"test_{measure}"), f"best test {_NAMES[measure]}, by {best}"),
-    ]  # fmt: skip
-    if moved:
-        size, column = moved[-1]
-        facts.append((_number(summary, best, column), f"the same after random re-parameterisations of {size} decades"))
+        (f"{len(zoo):,}", f"{counts}{first['test_networks']} to test"),
+        (f"{len(summaries)} × {seeds}", f"models × seeds, all on one split, at most {epochs} epochs"),
+        (f"{best.mean[f'test_{measure}']:.3f}", f"best test {_NAMES[measure]}, by {best.name}"),
+    ]
+    for size, column in list(moved_columns(table).items())[-1:]:
+        words = f"the same after random re-parameterisations of {size} decades"
+        facts.append((f"{best.mean[column]:.3f}", words))
     boxes = "".join(f'<div class="fact"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in facts)
     lead = (
-        f"How well can {table['task'].iloc[0].replace('_', ' ')} be predicted from the weights of a network alone, and "
-        "does the prediction survive when the same function is written with other weights?"
+        f"How well can {_words(first['task'])} be predicted from the weights of a network alone, and does the "
+        "prediction survive when the same function is written with other weights?"
     )
-    return {"title": f"graphnfn on {escape(str(table['zoo'].iloc[0]))}", "lead": escape(lead), "facts": boxes}
+    return {"title": f"graphnfn on {escape(str(first['zoo']))}", "lead": escape(lead), "facts": boxes}
 
 
 def _results(done: Comparison) -> dict[str, str]:
     table = done.table
-    measure, own = table["measure"].iloc[0], [m for m in table["model"].unique() if _is_ours(table, m)]
+    name, own = _NAMES[main_measure(table)], [s.name for s in summarize(table) if s.ours]
     text = (
         f"Test networks only, mean ± standard deviation over {table['seed'].nunique()} seeds, best model first; the "
-        f"epoch is chosen by {_NAMES[measure]} on the validation networks. Shaded rows are graphnfn's own models "
+        f"epoch is chosen by {name} on the validation networks. Shaded rows are graphnfn's own models "
         f"({', '.join(own)}). The columns <i>k decades</i> see the same test networks under random elements of their "
         f"symmetry groups: permuted, sign-flipped, and rescaled by factors spread over k powers of ten "
         f"(mean of {done.config.repeats} draws). The function that a network computes is the same in all columns."
@@ -76,8 +76,8 @@ def _results(done: Comparison) -> dict[str, str]:
         "results_text": text,
         "results": _summary_html(table),
         "robustness": figures.robustness(table),
-        "robustness_text": f"{_NAMES[measure]} under random group elements. Lines are means, bands the range over seeds; "
-        "solid lines are graphnfn's models, dashed ones baselines. Values below -0.3 are drawn at -0.3.",
+        "robustness_text": f"{name} under random group elements. Lines are means, bands the range over seeds; "
+        f"solid lines are graphnfn's models, dashed ones baselines. Values below {figures.FLOOR} are drawn there.",
         "cost": figures.quality_and_cost(table),
         "cost_text": "Quality against cost. Bars are standard deviations over seeds. Time is the median over training "
         "steps (forward, backward, optimiser) in a fresh process of one thread.",
@@ -85,39 +85,34 @@ def _results(done: Comparison) -> dict[str, str]:
 
 
 def _summary_html(table: pd.DataFrame) -> str:
-    summary, measure = summarize(table), table["measure"].iloc[0]
+    summaries, measure = summarize(table), main_measure(table)
     others = [c for c in ("tau", "r2") if f"test_{c}" in table and c != measure]
     columns = {f"test_{c}": _NAMES[c] for c in (measure, *others)}
     columns |= {c: f"{_NAMES[measure]}<br>{size} decades" for size, c in moved_columns(table).items()}
-    costs = {
-        "parameters": "parameters",
-        "step_ms": "CPU ms<br>per step",
-        "peak_mb": "peak MB",
-        "wall_s": "seconds<br>to train",
-    }
+    costs = {"parameters": "parameters", "step_ms": "CPU ms<br>per step", "peak_mb": "peak<br>MB"}
+    costs["wall_s"] = "seconds<br>to train"
     head = "".join(f"<th>{name}</th>" for name in ("model", *columns.values(), *costs.values()))
-    best, rows = {c: summary[(c, "mean")].max() for c in columns}, []
-    for model in summary.index:
+    best, rows = {c: max(s.mean[c] for s in summaries) for c in columns}, []
+    for s in summaries:
         cells = []
         for c in columns:
-            mean, std = summary.loc[model, (c, "mean")], summary.loc[model, (c, "std")]
-            pm = "" if pd.isna(std) else f' <span class="pm">± {_short(std)}</span>'
-            mark = ' class="best"' if mean >= best[c] - 5e-4 else ""
-            cells.append(f"<td{mark}>{_short(mean)}{pm}</td>")
-        cells += [f"<td>{summary.loc[model, (c, 'mean')]:,.0f}</td>" for c in costs]
-        kind = ' class="ours"' if _is_ours(table, model) else ""
-        rows.append(f"<tr{kind}><td>{escape(str(model))}</td>{''.join(cells)}</tr>")
+            pm = "" if math.isnan(s.std[c]) else f' <span class="pm">± {_short(s.std[c])}</span>'
+            mark = ' class="best"' if s.mean[c] >= best[c] - 5e-4 else ""
+            cells.append(f"<td{mark}>{_short(s.mean[c])}{pm}</td>")
+        cells += [f"<td>{s.mean[c]:,.0f}</td>" for c in costs]
+        kind = ' class="ours"' if s.ours else ""
+        rows.append(f"<tr{kind}><td>{escape(s.name)}</td>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _predictions(done: Comparison, zoo: Zoo) -> dict[str, str]:
     table = done.table
-    if table["measure"].iloc[0] == "accuracy":
+    if main_measure(table) == "accuracy":
         text = "Which classes the best model confuses, summed over seeds."
         return {"predictions": figures.confusion(table, done.predictions), "predictions_text": text}
     text = (
-        f"Predicted against true {table['task'].iloc[0].replace('_', ' ')} of the test networks, seed "
-        f"{table['seed'].iloc[0]}; the line is a perfect prediction."
+        f"Predicted against true {_words(table['task'].tolist()[0])} of the test networks, seed "
+        f"{table['seed'].tolist()[0]}; the line is a perfect prediction."
     )
     return {
         "predictions": figures.scatters(table, done.predictions, _spec_names(zoo)),
@@ -126,33 +121,30 @@ def _predictions(done: Comparison, zoo: Zoo) -> dict[str, str]:
 
 
 def _data(done: Comparison, zoo: Zoo) -> dict[str, str]:
-    table = done.table
-    column = table["task"].iloc[0]
+    column = str(done.table["task"].tolist()[0])
     labels = zoo.labels(column)
-    ceiling = ""
-    if table["measure"].iloc[0] != "accuracy":
+    kinds = f"{len(zoo.specs)} architectures" if len(zoo.specs) > 1 else "one architecture"
+    sizes = " or ".join(f"{n:,}" for n in sorted({spec.num_params for spec in zoo.specs}))
+    folder = escape(str(done.config.zoo.folder))
+    text = f"Zoo <code>{folder}</code>: {len(zoo):,} networks of {kinds} with {sizes} parameters each."
+    if main_measure(done.table) != "accuracy":
         best = tie_ceiling(zoo.labels(column, zoo.split("test")))
-        ceiling = f" Because some labels are equal, τ on the test networks cannot exceed {best:.4f}."
-    text = (
-        f"Zoo <code>{escape(str(done.config.zoo.folder))}</code>: {len(zoo):,} networks of {len(zoo.specs)} "
-        f"architecture{'s' if len(zoo.specs) > 1 else ''} with {zoo.specs[0].num_params:,} parameters each." + ceiling
-    )
-    median = int(labels.float().sub(labels.float().median()).abs().argmin())
-    graph = zoo.batch([median])
-    drawn = _png(plot(graph, title=f"network {median} of the zoo"))
+        text += f" Because some labels are equal, τ on the test networks cannot exceed {best:.4f}."
+    middle = int(labels.float().sub(labels.float().median()).abs().argmin())
+    graph = zoo.batch([middle])
     return {
         "data_text": text,
         "histogram": figures.label_histogram(labels.numpy(), zoo.spec_index.numpy(), _spec_names(zoo), column),
-        "histogram_text": f"The labels: {escape(column)} of all networks.",
-        "network": drawn,
-        "network_text": f"One network as the metanetworks see it, {escape(column)} {float(labels[median]):.3g}: "
-        f"{graph.num_nodes} neurons, {graph.num_edges} bundles of weights.",
+        "histogram_text": f"The labels: {escape(_words(column))} of all networks.",
+        "network": _png(plot(graph, title=f"network {middle} of the zoo")),
+        "network_text": "One network as the metanetworks see it, "
+        f"{escape(_words(column))} {float(labels[middle]):.3g}: {graph.num_nodes} neurons, {graph.num_edges} bundles of weights.",
     }
 
 
 def _origin(done: Comparison) -> dict[str, str]:
     about, table = done.about, done.table
-    cells_s, seconds = float(table["wall_s"].sum()), float(about["seconds"])
+    cells_s, seconds = sum(table["wall_s"].tolist()), float(about["seconds"])
     facts = {
         "commit": about["commit"],
         "seeds": ", ".join(map(str, sorted(table["seed"].unique()))),
@@ -180,12 +172,8 @@ def _activations(spec: NetSpec) -> str:
     return ", ".join(dict.fromkeys(hidden))
 
 
-def _is_ours(table: pd.DataFrame, model: str) -> bool:
-    return bool(table.loc[table["model"] == model, "ours"].iloc[0])
-
-
-def _number(summary: pd.DataFrame, model: str, column: str) -> str:
-    return f"{summary.loc[model, (column, 'mean')]:.3f}"
+def _words(column: object) -> str:
+    return str(column).replace("_", " ")
 
 
 def _short(value: float) -> str:

@@ -74,23 +74,52 @@ def write_results(folder: Path, cells: Iterable[Cell], costs: dict[str, dict[str
     rows = [{**c.row, **{name: costs[c.row["model"]][name] for name in _COSTS}} for c in cells]
     table = pd.DataFrame(rows)
     write_table(folder / TABLE, table)
-    write_text(folder / JSON_TABLE, table.to_json(orient="records", indent=1) + "\n")
+    write_text(folder / JSON_TABLE, f"{table.to_json(orient='records', indent=1)}\n")
     write_table(folder / PREDICTIONS, pd.concat([c.predictions for c in cells], ignore_index=True))
     return table
 
 
-def summarize(table: pd.DataFrame) -> pd.DataFrame:
-    """Per model, mean and standard deviation over seeds of every measure, the best model first.
+@dataclass(frozen=True)
+class ModelSummary:
+    """One model's cells, over seeds.
+
+    Args:
+        name: of the model.
+        ours: whether it is one of graphnfn's own.
+        mean: per numeric column.
+        std: per numeric column; NaN where there is one seed.
+        cells: its rows of the table.
+    """
+
+    name: str
+    ours: bool
+    mean: dict[str, float]
+    std: dict[str, float]
+    cells: pd.DataFrame
+
+
+def main_measure(table: pd.DataFrame) -> str:
+    """The measure that chose the epochs."""
+    return str(table["measure"].tolist()[0])
+
+
+def summarize(table: pd.DataFrame) -> list[ModelSummary]:
+    """Every model over its seeds, the best first.
 
     Example:
         >>> rows = [{"model": "a", "measure": "tau", "test_tau": t, "ours": True} for t in (0.5, 0.7)]
-        >>> summarize(pd.DataFrame(rows)).loc["a", ("test_tau", "mean")].round(2)
-        np.float64(0.6)
+        >>> round(summarize(pd.DataFrame(rows))[0].mean["test_tau"], 2)
+        0.6
     """
-    measure = f"test_{table['measure'].iloc[0]}"
-    columns = [c for c in table.select_dtypes("number").columns if c != "seed"]
-    summary = table.groupby("model")[columns].agg(["mean", "std"])
-    return summary.sort_values((measure, "mean"), ascending=False)
+    out = []
+    for name in dict.fromkeys(table["model"].tolist()):
+        cells = table.loc[table["model"] == name]
+        numbers = cells.select_dtypes("number")
+        means = {str(c): float(numbers[c].mean()) for c in numbers.columns}
+        stds = {str(c): float(numbers[c].std()) for c in numbers.columns}
+        out.append(ModelSummary(str(name), bool(cells["ours"].tolist()[0]), means, stds, cells))
+    key = f"test_{main_measure(table)}"
+    return sorted(out, key=lambda s: -s.mean[key])
 
 
 def moved_columns(table: pd.DataFrame) -> dict[str, str]:
@@ -100,5 +129,6 @@ def moved_columns(table: pd.DataFrame) -> dict[str, str]:
         >>> moved_columns(pd.DataFrame({"measure": ["tau"], "test_tau": [0.8], "test_tau_2dec": [0.7]}))
         {'2': 'test_tau_2dec'}
     """
-    start = f"test_{table['measure'].iloc[0]}_"
-    return {c.removeprefix(start).removesuffix("dec"): c for c in table.columns if c.startswith(start)}
+    start = f"test_{main_measure(table)}_"
+    names = [str(c) for c in table.columns]
+    return {c.removeprefix(start).removesuffix("dec"): c for c in names if c.startswith(start)}

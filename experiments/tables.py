@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
 from experiments.describe import Description
-from experiments.results import moved_columns, summarize
+from experiments.results import ModelSummary, main_measure, moved_columns, summarize
 
 
-def spread(summary: pd.DataFrame, model: str, column: str, digits: int = 3) -> str:
+def spread(summary: ModelSummary, column: str) -> str:
     """``mean±std`` of a column, or only the mean where there is one seed.
 
     Example:
-        >>> summary = pd.DataFrame({("tau", "mean"): [0.81], ("tau", "std"): [0.004]}, index=["native"])
-        >>> spread(summary, "native", "tau")
+        >>> spread(ModelSummary("native", True, {"tau": 0.81}, {"tau": 0.004}, pd.DataFrame()), "tau")
         '0.810±0.004'
     """
-    mean, std = summary.loc[model, (column, "mean")], summary.loc[model, (column, "std")]
-    text = f"{mean:.{digits}f}"
-    return text if pd.isna(std) else f"{text}±{std:.{digits}f}"
+    mean, std = summary.mean[column], summary.std[column]
+    return f"{mean:.3f}" if math.isnan(std) else f"{mean:.3f}±{std:.3f}"
 
 
 def comparison_table(table: pd.DataFrame) -> Table:
     """The results of a comparison, the best model first."""
-    summary, measure = summarize(table), table["measure"].iloc[0]
+    measure, moved = main_measure(table), moved_columns(table)
     others = [c for c in ("tau", "r2") if f"test_{c}" in table and c != measure]
-    moved = moved_columns(table)
-    out = Table(
-        title=f"{table['zoo'].iloc[0]}: {table['task'].iloc[0]}, {table['test_networks'].iloc[0]} test networks"
-    )
+    first = table.iloc[0]
+    title = f"{first['zoo']}: {first['task']}, {first['test_networks']} test networks"
+    out = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     out.add_column("model", no_wrap=True)
     heads = [
         measure,
@@ -43,13 +42,11 @@ def comparison_table(table: pd.DataFrame) -> Table:
     ]
     for head in heads:
         out.add_column(head, justify="right", no_wrap=True)
-    ours = dict(zip(table["model"], table["ours"], strict=True))
-    for model in summary.index:
-        cells = [spread(summary, model, f"test_{name}") for name in (measure, *others)]
-        cells += [spread(summary, model, column) for column in moved.values()]
-        cells += [f"{summary.loc[model, ('parameters', 'mean')]:,.0f}"]
-        cells += [f"{summary.loc[model, (c, 'mean')]:.0f}" for c in ("step_ms", "peak_mb")]
-        out.add_row(model, *cells, style="bold" if ours[model] else None)
+    for summary in summarize(table):
+        cells = [spread(summary, f"test_{name}") for name in (measure, *others)]
+        cells += [spread(summary, column) for column in moved.values()]
+        cells += [f"{summary.mean[c]:,.0f}" for c in ("parameters", "step_ms", "peak_mb")]
+        out.add_row(summary.name, *cells, style="bold" if summary.ours else None)
     return out
 
 

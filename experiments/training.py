@@ -139,10 +139,8 @@ def fit(
         folder, filename=BEST.removesuffix(".ckpt"), monitor=monitor, mode="max", save_last=True,
         auto_insert_metric_name=False, enable_version_counter=False,
     )  # fmt: skip
-    batches = [
-        loader(zoo, zoo.split(split), task.column, batch_size=size, shuffle=split == "train")
-        for split, size in (("train", config.batch_size), ("val", 2 * config.batch_size))
-    ]
+    train = loader(zoo, zoo.split("train"), task.column, batch_size=config.batch_size, shuffle=True)
+    val = loader(zoo, zoo.split("val"), task.column, batch_size=2 * config.batch_size, shuffle=False)
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=config.epochs, gradient_clip_val=config.clip, callbacks=[best, *callbacks], logger=False,
@@ -150,7 +148,7 @@ def fit(
         )  # fmt: skip
         last = folder / LAST
         path = str(last) if resume and last.is_file() else None
-        trainer.fit(module, *batches, ckpt_path=path, weights_only=True)
+        trainer.fit(module, train_dataloaders=train, val_dataloaders=val, ckpt_path=path, weights_only=True)
     state = torch.load(best.best_model_path, weights_only=True)
     module.load_state_dict(state["state_dict"])
     model.eval().cpu()
