@@ -166,7 +166,7 @@ def _make(numbers: range, *, seed: int, ranges: DigitsCNNRanges) -> Chunk:
     for s, activation in enumerate(kind for kind in ranges.activation if any(p.activation == kind for p in plans)):
         chosen = [p for p in plans if p.activation == activation]
         spec = digits_cnn_spec(activation)
-        members = [_prepare(p, spec, seed, ranges, data) for p in chosen]
+        members = [_prepare(p, spec, seed, ranges, data) for p in in_company(chosen)]
         stack = _train(spec, members, data, ranges.batch)
         stacks.append(stack.take(slice(0, len(chosen))))
         table += [row | {"spec": s} for row in _measure(stack, members[: len(chosen)], data)]
@@ -186,9 +186,9 @@ def _prepare(plan: CNNPlan, spec: NetSpec, seed: int, ranges: DigitsCNNRanges, d
 
 
 def _train(spec: NetSpec, members: Sequence[_Member], data: Digits, batch: int) -> Stack:
-    """The trained networks in the order of ``members``."""
+    """The trained networks in the order of ``members``, two at least."""
     order = sorted(range(len(members)), key=lambda i: -members[i].plan.steps)
-    fleet = in_company([members[i] for i in order])
+    fleet = [members[i] for i in order]
     plans = [m.plan for m in fleet]
     rate, decay = (
         torch.tensor([getattr(p, name) for p in plans], dtype=torch.float32)
@@ -206,8 +206,7 @@ def _train(spec: NetSpec, members: Sequence[_Member], data: Digits, batch: int) 
         return entropy.view(images.shape).mean(1)
 
     theta = train(spec, flatten([m.initial for m in fleet]), optimiser, [p.steps for p in plans], loss)
-    back = torch.tensor(order).argsort()
-    return unflatten(spec, theta[in_company(back.tolist())])
+    return unflatten(spec, theta[torch.tensor(order).argsort()])
 
 
 def _dropout_masks(members: Sequence[_Member], batch: int) -> Tensor:

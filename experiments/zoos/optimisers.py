@@ -58,14 +58,12 @@ class StackedOptimiser:
         unknown = [kind for kind in kinds if kind not in RULES]
         if unknown:
             raise ZooError(f"unknown optimiser {unknown[0]!r}; known: {', '.join(RULES)}")
-        rules = [RULES[kind] for kind in kinds]
+        self._rules, self._like = [RULES[kind] for kind in kinds], learning_rate
         self._rate, self._decay = learning_rate[:, None], weight_decay[:, None]
-        self._keep, self._gain, self._second = (
-            torch.tensor([[getattr(rule, name)] for rule in rules]).to(learning_rate)
-            for name in ("keep", "gain", "second")
-        )
-        self._adaptive = torch.tensor([[rule.adaptive] for rule in rules])
-        self._corrected = torch.tensor([[rule.corrected] for rule in rules])
+        self._keep = self._column([rule.keep for rule in self._rules])
+        self._gain = self._column([rule.gain for rule in self._rules])
+        self._second = self._column([rule.second for rule in self._rules])
+        self._adaptive = torch.tensor([[rule.adaptive] for rule in self._rules])
         self._steps, self._first_moment, self._second_moment = 0, torch.empty(0), torch.empty(0)
 
     @torch.no_grad()
@@ -80,8 +78,12 @@ class StackedOptimiser:
         m, v = self._first_moment[rows], self._second_moment[rows]
         m.mul_(keep).add_(self._gain[rows] * grad)
         v.mul_(second).add_((1 - second) * grad * grad)
-        corrected = self._corrected[rows]
-        first_sum = torch.where(corrected, 1 - keep**self._steps, 1.0)
-        second_sum = torch.where(corrected, 1 - second**self._steps, 1.0)
+        # Powers of Python numbers: a tensor's power is rounded differently at the end of a long tensor.
+        rules, n = self._rules[rows], self._steps
+        first_sum = self._column([1 - rule.keep**n if rule.corrected else 1.0 for rule in rules])
+        second_sum = self._column([1 - rule.second**n if rule.corrected else 1.0 for rule in rules])
         size = torch.where(self._adaptive[rows], (v / second_sum).sqrt() + _EPS, 1.0)
         theta.sub_(self._rate[rows] / first_sum * m / size)
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=self._like.dtype, device=self._like.device)[:, None]
