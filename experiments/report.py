@@ -138,7 +138,8 @@ def _data(done: Comparison, zoo: Zoo) -> dict[str, str]:
         "histogram_text": f"The labels: {escape(_words(column))} of all networks.",
         "network": _png(plot(graph, title=f"network {middle} of the zoo")),
         "network_text": "One network as the metanetworks see it, "
-        f"{escape(_words(column))} {float(labels[middle]):.3g}: {graph.num_nodes} neurons, {graph.num_edges} bundles of weights.",
+        f"{escape(_words(column))} {float(labels[middle]):.3g}: {graph.num_nodes} neurons, "
+        f"{graph.num_edges} bundles of weights.",
     }
 
 
@@ -148,8 +149,8 @@ def _origin(done: Comparison) -> dict[str, str]:
     facts = {
         "commit": about["commit"],
         "seeds": ", ".join(map(str, sorted(table["seed"].unique()))),
-        "time": f"{seconds:.0f} s for this command; {cells_s:.0f} s of training in {len(table)} cells, one thread each, "
-        f"{done.config.compare.workers} at once",
+        "time": f"{seconds:.0f} s for this command; {cells_s:.0f} s of training in {len(table)} cells, one thread "
+        f"each, {done.config.compare.workers} at once",
         **about["machine"],
     }
     rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
