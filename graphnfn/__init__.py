@@ -6,6 +6,8 @@ from graphnfn import testing as testing
 from graphnfn.effective import fold_norms as fold_norms
 from graphnfn.errors import GraphNFNError as GraphNFNError
 from graphnfn.graph import NeuralGraph as NeuralGraph
+from graphnfn.io import load as load
+from graphnfn.io import save as save
 from graphnfn.models import GraphMetaNet as GraphMetaNet
 from graphnfn.models import MetaNetConfig as MetaNetConfig
 from graphnfn.plotting import plot as plot

@@ -48,6 +48,12 @@ class ChainBuilder:
         """Neurons (channels) of the newest group."""
         return self._groups[-1].size
 
+    @property
+    def rank(self) -> int:
+        """Spatial axes of the newest group's activation; 0 behind a dense layer."""
+        conv = bool(self._blocks) and self._blocks[-1].kind == "conv"
+        return len(self._blocks[-1].taps) if conv else 0
+
     def linear(self, weight: str, shape: Sequence[int], *, bias: str | None = None) -> None:
         """A dense layer; after a flatten its inputs are the source's channels times their positions.
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from graphnfn.errors import SpecError
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NODE_FIELDS, NetSpec, NodeParam
 from graphnfn.stack import Stack
@@ -44,23 +45,46 @@ def effective(stack: Stack) -> Stack:
     return Stack(spec, nodes, tuple(blocks))
 
 
+FOLDED_BIAS = "folded_bias"
+"""Last part of the name of a bias that neither the layer nor its norm had a parameter for."""
+
+
 def folded_spec(spec: NetSpec) -> NetSpec:
-    """The spec without norms; a folded group's bias takes the name of the norm's bias where it had none."""
-    normed = {g.id for g in spec.groups if g.norm_eps is not None}
+    """The spec without norms.
+
+    The bias of a folded group keeps the name of the layer's bias, else takes that of the norm's bias, else is new and
+    called ``<group>.folded_bias``.
+
+    Raises:
+        SpecError: a pooling lies between a layer and its norm; they do not commute.
+    """
+    for b in spec.blocks:
+        kinds = [op.kind for op in b.post]
+        if "norm" in kinds and set(kinds[: kinds.index("norm")]) - {"act"}:
+            raise SpecError(
+                f"the norm behind {b.param!r} follows a {kinds[0]}, so it cannot be folded exactly: keep it"
+            )
+    normed = {g.id: g.size for g in spec.groups if g.norm_eps is not None}
     biased = {p.group for p in spec.node_params if p.field == "bias"}
+    carried = biased | {p.group for p in spec.node_params if p.field == "norm_bias"}
     params = []
     for p in spec.node_params:
         if p.group not in normed or p.field in ("bias", "slope"):
             params.append(p)
         elif p.field == "norm_bias" and p.group not in biased:
             params.append(NodeParam(p.param, p.group, "bias", p.shape))
+    params += [NodeParam(f"{g}.{FOLDED_BIAS}", g, "bias", (size,)) for g, size in normed.items() if g not in carried]
     groups = tuple(replace(g, norm_eps=None) for g in spec.groups)
     blocks = tuple(replace(b, post=tuple(op for op in b.post if op.kind != "norm")) for b in spec.blocks)
     return replace(spec, groups=groups, blocks=blocks, node_params=tuple(params))
 
 
 def fold_norms(graph: NeuralGraph) -> NeuralGraph:
-    """The same functions without batch norms: every norm is folded into the layer before it."""
+    """The same functions without batch norms: every norm is folded into the layer before it.
+
+    Raises:
+        SpecError: a pooling lies between a layer and its norm; they do not commute.
+    """
 
     def fold(stack: Stack) -> Stack:
         spec = folded_spec(stack.spec)

@@ -1,0 +1,5 @@
+"""Checkpoints to neuron graphs and back."""
+
+from converters.convert import convert as convert
+from converters.restore import restore as restore
+from graphnfn.errors import ConversionError as ConversionError
