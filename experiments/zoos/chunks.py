@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from graphnfn.errors import ZooError
+from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.zoo import Zoo
 
@@ -61,12 +62,13 @@ def build_in_chunks(
     folder = Path(folder)
     if size < 1 or chunk < 1:
         raise ZooError(f"got a size of {size} and chunks of {chunk} networks: both must be 1 at least")
-    about = {**json.loads(json.dumps(about)), "size": size, "chunk": chunk}
+    about = {**json.loads(json.dumps(about)), "size": size}
     parts = folder.with_name(f"{folder.name}.build")
     if _finished(folder, about):
-        shutil.rmtree(parts, ignore_errors=True)  # a kill may have come between the rename and this line
+        if (parts / "build.json").is_file():  # a kill may have come between the rename and the end
+            shutil.rmtree(parts)
         return Zoo.open(folder)
-    _claim(parts, about)
+    _claim(parts, {**about, "chunk": chunk})
     ranges = [range(start, min(start + chunk, size)) for start in range(0, size, chunk)]
     left = [numbers for numbers in ranges if not _path(parts, numbers).exists()]
     with _bar(progress) as bar:
@@ -113,7 +115,7 @@ def _finished(folder: Path, about: Mapping[str, Any]) -> bool:
     return True
 
 
-def _claim(parts: Path, about: Mapping[str, Any]) -> None:
+def _claim(parts: Path, build: Mapping[str, Any]) -> None:
     """Start the build folder, or go on in it."""
     note = parts / "build.json"
     draft = parts / "build.json.part"
@@ -121,12 +123,12 @@ def _claim(parts: Path, about: Mapping[str, Any]) -> None:
         parts.mkdir(parents=True, exist_ok=True)
         if any(path != draft for path in parts.iterdir()):
             raise ZooError(f"{parts} is in the way: the build would keep its chunks there; move it or build elsewhere")
-        draft.write_text(json.dumps(about), encoding="utf-8")
+        draft.write_text(json.dumps(build), encoding="utf-8")
         draft.rename(note)
         return
     found = json.loads(note.read_text(encoding="utf-8"))
-    if found != about:
-        changed = sorted(key for key in {**found, **about} if found.get(key) != about.get(key))
+    if found != build:
+        changed = sorted(key for key in {**found, **build} if found.get(key) != build.get(key))
         raise ZooError(
             f"{parts} holds an unfinished build with other {', '.join(changed)}: "
             "finish it with the same settings, choose another folder, or remove it"
@@ -135,7 +137,7 @@ def _claim(parts: Path, about: Mapping[str, Any]) -> None:
 
 
 def _join(chunks: Sequence[Zoo], folder: Path, about: Mapping[str, Any]) -> None:
-    specs = list(dict.fromkeys(spec for zoo in chunks for spec in zoo.specs))
+    specs = sorted({spec for zoo in chunks for spec in zoo.specs}, key=NetSpec.to_json)  # whatever the chunks were
     stacks: dict[Any, list[Stack]] = {spec: [] for spec in specs}
     tables = []
     for zoo in chunks:
