@@ -133,7 +133,7 @@ class GraphMetaNet(nn.Module):
         return torch.cat(results)[order]
 
     def _features(self, wiring: Wiring) -> State:
-        state = State([self.code(level) for level in wiring.levels])
+        state = State(self.code(wiring))
         for layer in self.layers:
             state = layer(state, wiring)
         return state

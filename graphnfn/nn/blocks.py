@@ -111,6 +111,12 @@ class BlockWiring(Wiring):
                 )
             )
 
+    def join(self, values: list[Tensor]) -> Tensor:
+        return torch.cat([v.expand(self.networks, -1, -1) for v in values], 1)
+
+    def split(self, joined: Tensor) -> list[Tensor]:
+        return list(joined.split([group.size for group in self.spec.groups], 1))
+
     def _mixed(self, b: int, taps: TapTable, head: Head) -> Tensor:
         """``head`` of a block's weights with its taps mixed, ``[B, n_dst, n_src, R]``, computed once."""
         key = (b, taps, head)

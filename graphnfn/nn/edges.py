@@ -69,6 +69,7 @@ class EdgeWiring(Wiring):
         self._starts = [0]
         for count in counts:
             self._starts.append(self._starts[-1] + count)
+        self._sizes = counts
         group = torch.unique(facts["group"][order], return_inverse=True)[1]
         network = facts["network"][order]
         self.levels, self._pooling, self._network = [], [], []
@@ -114,6 +115,12 @@ class EdgeWiring(Wiring):
                     if len(rows):
                         table[i].append((k, rows))
         self._into, self._out = into, out
+
+    def join(self, values: list[Tensor]) -> Tensor:
+        return torch.cat(values)
+
+    def split(self, joined: Tensor) -> list[Tensor]:
+        return list(joined.split(self._sizes))
 
     # ---- messages by level --------------------------------------------------------------------
 
@@ -176,8 +183,7 @@ class EdgeWiring(Wiring):
         return self._to(torch.cat([b.src for b in self.bundles]), torch.cat(values), reduce)
 
     def _to(self, nodes: Tensor, values: Tensor, reduce: str) -> list[Tensor]:
-        sizes = [b - a for a, b in zip(self._starts, self._starts[1:], strict=False)]
-        return list(scatter(values, nodes, 0, self._starts[-1], reduce).split(sizes))
+        return self.split(scatter(values, nodes, 0, self._starts[-1], reduce))
 
     def unbundle(self, edges: list[Tensor], nodes: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
         flat = torch.cat(nodes)[self._rank]

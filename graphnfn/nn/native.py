@@ -64,17 +64,21 @@ class NativeSweep(nn.Module):
             else:
                 returned[i] = wiring.push(i, ys, self.taps)
             ys[i] = returned[i] * slopes[i]
-        even = [self._update(wiring, state, xs, returned, i) for i in range(len(xs))]
-        return State(even, [soft_norm(x) for x in xs])
+        levels = wiring.levels
+        seen = torch.cat(
+            [
+                wiring.join([level.even(x) for level, x in zip(levels, xs, strict=True)]),
+                wiring.join([x * y for x, y in zip(xs, returned, strict=True)]),
+                wiring.join([level.even(y) for level, y in zip(levels, returned, strict=True)]),
+            ],
+            -1,
+        )
+        e = wiring.join(state.even)
+        e = e + self.update(torch.cat([e, soft_root(seen)], -1))  # activations span decades
+        return State(wiring.split(e), [soft_norm(x) for x in xs])
 
     def _beta(self, level: Level) -> Tensor | float:
         """A scaled bias would break the half turns, so periodic neurons keep theirs."""
         if isinstance(level.periodic, bool):
             return 1.0 if level.periodic else self.beta
         return torch.where(level.periodic, 1.0, self.beta)
-
-    def _update(self, wiring: Wiring, state: State, xs: list[Tensor], ys: list[Tensor], i: int) -> Tensor:
-        level = wiring.levels[i]
-        e, x, y = torch.broadcast_tensors(state.even[i], xs[i], ys[i])
-        seen = soft_root(torch.cat([level.even(x), x * y, level.even(y)], -1))  # activations span decades
-        return e + self.update(torch.cat([e, seen], -1))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graphnfn.activations import NAMES
 from graphnfn.errors import SpecError
-from graphnfn.nn.wiring import Level
+from graphnfn.nn.wiring import Level, Wiring
 
 MAX_DEPTH = 32
 """Deeper levels share one encoding."""
@@ -67,10 +67,11 @@ class LevelCode(nn.Module):
         self.depth_out = nn.Embedding(MAX_DEPTH, width)
         self.bias = nn.Linear(1, width)
 
-    def forward(self, level: Level) -> Tensor:
-        code = self.kind(level.kind)
-        code = code + self.depth_in(level.depth_in.clamp(max=MAX_DEPTH - 1))
-        code = code + self.depth_out(level.depth_out.clamp(max=MAX_DEPTH - 1))
-        if level.role == "input":  # no bias there, so one code serves all networks of a stack
-            return code[None] if level.bias.dim() == 3 else code
-        return code + self.bias(level.even_bias)
+    def forward(self, wiring: Wiring) -> list[Tensor]:
+        """Per level, ``[..., width]``."""
+        kind, depth_in, depth_out = (
+            torch.cat([getattr(level, name) for level in wiring.levels]) for name in ("kind", "depth_in", "depth_out")
+        )
+        fixed = self.kind(kind) + self.depth_in(depth_in.clamp(max=MAX_DEPTH - 1))
+        fixed = fixed + self.depth_out(depth_out.clamp(max=MAX_DEPTH - 1))
+        return wiring.split(fixed + self.bias(wiring.join([level.even_bias for level in wiring.levels])))

@@ -175,7 +175,7 @@ def test_native_sweep_starts_as_evaluation():
             xs.append(level.activate(wiring.pull(i, xs, layer.taps) + level.bias * layer._beta(level))[0])
     expected = run(graph, layer.inputs.vectors.T)[0]
     torch.testing.assert_close(xs[-1][0].T, expected)
-    state = layer(State([code(level) for level in wiring.levels]), wiring)
+    state = layer(State(code(wiring)), wiring)
     assert len(state.even) == len(wiring.levels)
 
 
