@@ -17,10 +17,10 @@ class GatedSweep(nn.Module):
 
     Forward, with k_i = ``turn`` and s_i = ``turned_bias`` of :mod:`graphnfn.nn.parity`:
     ``m_i = sum_j w_ij . o_j`` (in-typed), ``M_i = sum_j |w_ij| . e_j`` (even),
-    ``(d_i, g_i, h_i) = MLP(e_i, M_i, |m_i|, k_i m_i s_i)`` (even), ``e_i <- e_i + d_i``,
+    ``(d_i, g_i, h_i) = MLP(e_i, M_i, |k_i m_i + s_i|)`` (even), ``e_i <- e_i + d_i``,
     ``o_i = norm(k_i A m_i (1 + g_i) + s_i h_i)`` (out-typed).
     Backward: ``r_j = sum_i w_ij . a_i`` (out-typed), ``R_j = sum_i |w_ij| . e_i``,
-    ``(d_j, g_j, h_j) = MLP(e_j, R_j, |r_j|, r_j o_j)``, ``e_j <- e_j + d_j``,
+    ``(d_j, g_j, h_j) = MLP(e_j, R_j, |r_j + o_j|)``, ``e_j <- e_j + d_j``,
     ``a_j = norm(k_j B r_j (1 + g_j) + C m_j h_j)`` (in-typed).
 
     Args:
@@ -37,7 +37,8 @@ class GatedSweep(nn.Module):
         self.inputs = PlaceTable(sizes.inputs, width)
         self.outputs = PlaceTable(sizes.outputs, width)
         self.odd_taps, self.even_taps = TapTable(width, sizes), TapTable(width, sizes)
-        self.down, self.up = (even_mlp(4 * width, 3 * width, width) for _ in range(2))
+        self.down, self.up = (even_mlp(3 * width, 3 * width, width) for _ in range(2))
+        self.offset, self.meet = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
         self.mix_down, self.mix_up = TypedLinear(width, width, ODD), TypedLinear(width, width, ODD)
         self.keep = TypedLinear(width, width, ODD)
 
@@ -59,8 +60,8 @@ class GatedSweep(nn.Module):
                 continue
             m = wiring.pull(i, odd, self.odd_taps)
             mass = wiring.pull(i, even, self.even_taps, torch.abs)
-            seen = _cat(e, mass, level.even(m), level.turned(m) * level.turned_bias)
-            change, mixing, biasing = self.down(seen).chunk(3, -1)
+            response = level.turned(m) + level.turned_bias * self.offset
+            change, mixing, biasing = self.down(_cat(e, mass, level.even(response))).chunk(3, -1)
             even.append(e + change)
             odd.append(soft_norm(level.turned(self.mix_down(m)) * (1 + mixing) + level.turned_bias * biasing))
             arrived.append(m)
@@ -76,7 +77,7 @@ class GatedSweep(nn.Module):
                 continue
             r = wiring.push(i, back, self.odd_taps)
             mass = wiring.push(i, even, self.even_taps, torch.abs)
-            change, mixing, keeping = self.up(_cat(e, mass, level.even(r), r * o)).chunk(3, -1)
+            change, mixing, keeping = self.up(_cat(e, mass, level.even(r + o * self.meet))).chunk(3, -1)
             even[i] = e + change
             back[i] = soft_norm(level.turned(self.mix_up(r)) * (1 + mixing) + self.keep(arrived[i]) * keeping)
         return State(even, state.odd)
