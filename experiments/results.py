@@ -55,7 +55,7 @@ class CellStore:
         """Keep a finished cell; its row comes last and marks it as whole."""
         name = fingerprint(content)
         write_table(self.folder / f"{name}.parquet", cell.predictions)
-        text = json.dumps({"row": cell.row, "config": content}, indent=1, sort_keys=True)
+        text = json.dumps({"row": cell.row, "config": content}, indent=1)
         write_text(self.folder / f"{name}.json", text + "\n")
 
 

@@ -136,18 +136,18 @@ def fit(
     module = MetaNetModule(model, task, config)
     monitor = task.measures[0]
     best = ModelCheckpoint(
-        folder, filename=BEST.removesuffix(".ckpt"), monitor=monitor, mode="max", save_last=True,
+        folder, filename=BEST.removesuffix(".ckpt"), monitor=monitor, mode="max", save_weights_only=True,
         auto_insert_metric_name=False, enable_version_counter=False,
     )  # fmt: skip
+    last = ModelCheckpoint(folder, filename=LAST.removesuffix(".ckpt"), enable_version_counter=False)
     train = loader(zoo, zoo.split("train"), task.column, batch_size=config.batch_size, shuffle=True)
     val = loader(zoo, zoo.split("val"), task.column, batch_size=2 * config.batch_size, shuffle=False)
     with _quiet():
         trainer = lightning.Trainer(
-            max_epochs=config.epochs, gradient_clip_val=config.clip, callbacks=[best, *callbacks], logger=False,
+            max_epochs=config.epochs, gradient_clip_val=config.clip, callbacks=[*callbacks, best, last], logger=False,
             enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, accelerator="auto",
         )  # fmt: skip
-        last = folder / LAST
-        path = str(last) if resume and last.is_file() else None
+        path = str(folder / LAST) if resume and (folder / LAST).is_file() else None
         trainer.fit(module, train_dataloaders=train, val_dataloaders=val, ckpt_path=path, weights_only=True)
     state = torch.load(best.best_model_path, weights_only=True)
     module.load_state_dict(state["state_dict"])

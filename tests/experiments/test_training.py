@@ -1,0 +1,112 @@
+"""The training loop and one cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from experiments.cell import evaluate, prepare, run, train
+from experiments.config import load
+from experiments.data import loader, open_zoo, predict
+from experiments.errors import ExperimentError
+from experiments.single import train_one
+
+
+def test_batches_pair_networks_with_their_labels(tiny_zoo: Path) -> None:
+    zoo = open_zoo(tiny_zoo, where={}, split_seed=0)
+    rows = zoo.split("val")
+    graph, labels = next(iter(loader(zoo, rows, "score", batch_size=5, shuffle=False)))
+    torch.testing.assert_close(labels, zoo.labels("score", rows[:5]))
+    torch.testing.assert_close(graph.x, zoo.batch(rows[:5]).x)
+
+
+def test_predictions_follow_the_rows(tiny_zoo: Path) -> None:
+    zoo = open_zoo(tiny_zoo, where={}, split_seed=0)
+    rows = torch.tensor([7, 3, 11, 0])
+
+    def first_bias(graph):  # type: ignore[no-untyped-def]
+        return torch.stack([g.x[5] for g in graph.to_data_list()])
+
+    torch.testing.assert_close(predict(first_bias, zoo, rows, batch_size=3), first_bias(zoo.batch(rows)))
+
+
+def test_where_keeps_matching_networks(tiny_zoo: Path) -> None:
+    whole, half = (open_zoo(tiny_zoo, where=w, split_seed=0) for w in ({}, {"label": 1}))
+    assert len(half) == int((whole.table["label"] == 1).sum()) < len(whole)
+    with pytest.raises(ExperimentError, match="no network"):
+        open_zoo(tiny_zoo, where={"label": 9}, split_seed=0)
+    with pytest.raises(ExperimentError, match="names column 'colour'"):
+        open_zoo(tiny_zoo, where={"colour": 1}, split_seed=0)
+
+
+def test_training_learns_and_keeps_the_best_epoch(tiny: list[str], tmp_path: Path) -> None:
+    config = load([*tiny, "model=native", "trainer.epochs=25", "trainer.batch_size=8"])
+    zoo, task, model, fitted = train(config, tmp_path)
+    rows = zoo.split("val")
+    found = task.measure(task.predict(predict(model, zoo, rows)), zoo.labels("score", rows))
+    assert found["tau"] == pytest.approx(fitted.best_score, abs=1e-5)
+    measured, predictions = evaluate(model, task, zoo, [2], 1)
+    assert measured["test_tau"] > 0.5
+    assert predictions["row"].tolist() == zoo.split("test").tolist()
+
+
+def test_without_a_learning_rate_nothing_is_learned(tiny: list[str], tmp_path: Path) -> None:
+    """Negative control of the test above."""
+    config = load([*tiny, "model=native", "trainer.learning_rate=0", "trainer.weight_decay=0"])
+    zoo, _, fresh = prepare(config)
+    trained = train(config, tmp_path)[2]
+    rows = zoo.split("test")
+    torch.testing.assert_close(predict(trained, zoo, rows), predict(fresh.eval(), zoo, rows))
+
+
+def test_ours_ignores_group_elements_and_a_baseline_does_not(tiny: list[str], tmp_path: Path) -> None:
+    shifts = {}
+    for name in ("native", "statnn"):
+        cell = run(load([*tiny, f"model={name}", "decades=[4]"]), tmp_path / name)
+        shifts[name] = cell.row["moved_4dec"]
+        assert not (tmp_path / name).exists()
+    assert shifts["native"] < 1e-3 < 0.1 < shifts["statnn"]
+
+
+class _Kill(Callback):
+    """Ends a training in the middle, as a crash would."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(tiny: list[str], tmp_path: Path) -> None:
+    config = load([*tiny, "model=native", "trainer.epochs=5", "trainer.batch_size=32"])  # one batch: no order to lose
+    zoo, _, straight, _ = train(config, tmp_path / "a")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(config, tmp_path / "b", callbacks=(_Kill(),))
+    assert torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)["epoch"] == 1
+    resumed = train(config, tmp_path / "b", resume=True)[2]
+    rows = zoo.split("test")
+    torch.testing.assert_close(predict(resumed, zoo, rows), predict(straight, zoo, rows))
+
+
+def test_train_one_writes_measures_and_refuses_to_mix_runs(tiny: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ExperimentError, match="holds no last.ckpt"):
+        train_one(load(tiny), folder, resume=True, progress=False)
+    row = train_one(load([*tiny, "model=statnn"]), folder, resume=False, progress=False)
+    assert json.loads((folder / "metrics.json").read_text())["test_tau"] == row["test_tau"]
+    with pytest.raises(ExperimentError, match="holds a run already"):
+        train_one(load([*tiny, "model=statnn"]), folder, resume=False, progress=False)
+    with pytest.raises(ExperimentError, match="begun with another trainer"):
+        train_one(load([*tiny, "model=statnn", "trainer.epochs=9"]), folder, resume=True, progress=False)
+
+
+@pytest.mark.parametrize(("task", "column", "measure"), [("value", "value", "r2"), ("label", "label", "accuracy")])
+def test_other_tasks_run(tiny: list[str], tmp_path: Path, task: str, column: str, measure: str) -> None:
+    words = [w for w in tiny if not w.startswith("task")]
+    cell = run(load([*words, f"task={task}", f"task.column={column}", "model=native"]), tmp_path / "work")
+    assert cell.row["measure"] == measure
+    assert f"test_{measure}_2dec" in cell.row
