@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from experiments.cell import evaluate, train
 from experiments.config import plain
+from experiments.data import open_zoo
 from experiments.errors import ExperimentError
 from experiments.provenance import commit
 from experiments.results import write_text
@@ -32,6 +33,7 @@ def train_one(config: DictConfig, folder: Path, *, resume: bool, progress: bool)
         ExperimentError: the folder holds another run, or nothing to resume.
     """
     content = plain(config)
+    open_zoo(config.zoo.folder, where=config.zoo.where, split_seed=config.zoo.split_seed).validate()
     if resume:
         _check_same(folder, content)
     elif (folder / LAST).exists():

@@ -15,6 +15,7 @@ from experiments.config import load
 from experiments.data import loader, open_zoo, predict
 from experiments.errors import ExperimentError
 from experiments.single import train_one
+from graphnfn.graph import NeuralGraph
 
 
 def test_batches_pair_networks_with_their_labels(tiny_zoo: Path) -> None:
@@ -29,7 +30,7 @@ def test_predictions_follow_the_rows(tiny_zoo: Path) -> None:
     zoo = open_zoo(tiny_zoo, where={}, split_seed=0)
     rows = torch.tensor([7, 3, 11, 0])
 
-    def first_bias(graph):  # type: ignore[no-untyped-def]
+    def first_bias(graph: NeuralGraph) -> torch.Tensor:
         return torch.stack([g.x[5] for g in graph.to_data_list()])
 
     torch.testing.assert_close(predict(first_bias, zoo, rows, batch_size=3), first_bias(zoo.batch(rows)))
