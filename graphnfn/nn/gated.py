@@ -79,6 +79,8 @@ class GatedSweep(nn.Module):
             mass = wiring.push(i, even, self.even_taps, torch.abs)
             change, mixing, keeping = self.up(_cat(e, mass, level.even(r + o * self.meet))).chunk(3, -1)
             even[i] = e + change
+            if level.role == "input":
+                continue  # nothing lies behind it
             back[i] = soft_norm(level.turned(self.mix_up(r)) * (1 + mixing) + self.keep(arrived[i]) * keeping)
         return State(even, state.odd)
 
