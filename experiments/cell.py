@@ -42,7 +42,7 @@ def prepare(config: DictConfig) -> tuple[Zoo, Task, nn.Module]:
         GraphNFNError: a part of the configuration does not fit the zoo.
     """
     lightning.seed_everything(config.seed, verbose=False)
-    zoo = open_zoo(config.zoo.folder, where=config.zoo.where, split_seed=config.zoo.split_seed)
+    zoo = open_zoo(config.zoo)
     task = make(config.task)
     task = task.prepare(zoo.labels(task.column, zoo.split("train")))
     return zoo, task, make(config.model.build, out=task.out, specs=zoo.specs)

@@ -64,10 +64,10 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> Compariso
         raise ExperimentError("compare.models and compare.seeds must not be empty")
     cells = {(m, s): [*overrides, f"model={m}", f"seed={s}"] for s in seeds for m in models}
     configs = {key: load(words) for key, words in cells.items()}
-    open_zoo(config.zoo.folder, where=config.zoo.where, split_seed=config.zoo.split_seed).validate()
+    open_zoo(config.zoo).validate()
     code = provenance.commit()
     store = CellStore(folder / "cells")
-    contents = {key: _content(c) for key, c in configs.items()}
+    contents = {key: _content(c, code) for key, c in configs.items()}
     found = {key: cell for key in cells if (cell := store.load(contents[key])) is not None}
     if found:
         report(f"{len(found)} of {len(cells)} cells are there already")
@@ -86,7 +86,7 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> Compariso
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    costs = _costs(overrides, models, folder / COSTS, report)
+    costs = _costs([*overrides], models, code, folder / COSTS, report)
     ordered = [found[key] for key in cells]
     table = write_results(folder, ordered, costs)
     about = {
@@ -97,9 +97,9 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> Compariso
     return Comparison(config, table, pd.concat([c.predictions for c in ordered], ignore_index=True), about)
 
 
-def _content(config: DictConfig) -> dict[str, Any]:
-    """What a cell depends on."""
-    return {key: value for key, value in plain(config).items() if key != "compare"}
+def _content(config: DictConfig, code: str) -> dict[str, Any]:
+    """What a cell depends on: its configuration, and the commit of the code."""
+    return {key: value for key, value in plain(config).items() if key != "compare"} | {"commit": code}
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -122,13 +122,13 @@ def _line(cell: Cell, done: int, total: int) -> str:
     )
 
 
-def _costs(overrides: Sequence[str], models: list[str], path: Path, report: Report) -> dict[str, dict[str, Any]]:
+def _costs(overrides: list[str], models: list[str], code: str, path: Path, report: Report) -> dict[str, dict[str, Any]]:
     """Per model, the cost of a step; measured one after the other, while nothing else of ours runs."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     costs = {}
     for model in models:
         words = [*overrides, f"model={model}"]
-        key = fingerprint(_content(load(words)))
+        key = fingerprint(_content(load(words), code))
         if key not in known:
             known[key] = measure_apart(words)
             write_text(path, json.dumps(known, indent=1) + "\n")

@@ -49,7 +49,7 @@ def measure(overrides: Sequence[str]) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     config = load(overrides)
-    zoo = open_zoo(config.zoo.folder, where=config.zoo.where, split_seed=config.zoo.split_seed)
+    zoo = open_zoo(config.zoo)
     task = make(config.task).prepare(zoo.labels(config.task.column, zoo.split("train")))
     networks = config.compare.cost_networks
     _warm_up_torch()

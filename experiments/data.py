@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -18,21 +18,25 @@ from graphnfn.zoo import Zoo
 Batch = tuple[NeuralGraph, Tensor]
 
 
-def open_zoo(folder: str | Path, *, where: Mapping[str, Any], split_seed: int) -> Zoo:
-    """A zoo with a split, reduced to the networks with given values in the table.
+def open_zoo(config: DictConfig) -> Zoo:
+    """The zoo that a configuration names, with a split, reduced to the networks that it asks for.
 
     Args:
-        folder: of the zoo.
-        where: column of the table -> value.
-        split_seed: of the split, where the table has none.
+        config: the node ``zoo``: ``folder``; ``where``, column of the table -> value; ``split_seed``, None for the
+            table's own split or the seed of a fresh one with ``fractions`` for train, val and test.
 
     Raises:
-        ZooError: the folder is no zoo.
+        ZooError: the folder is no zoo, or has no split.
         ExperimentError: no network has these values.
     """
-    zoo = Zoo.open(folder)
-    if "split" not in zoo.table:
-        zoo = zoo.with_split(seed=split_seed)
+    zoo = Zoo.open(config.folder)
+    if config.split_seed is not None:
+        zoo = zoo.with_split(config.split_seed, tuple(config.fractions))
+    elif "split" not in zoo.table:
+        raise ExperimentError(
+            f"the table of {config.folder} has no column 'split': give zoo.split_seed=0 for a fresh one"
+        )
+    where, folder = config.where, config.folder
     chosen = np.ones(len(zoo), dtype=bool)
     for column, value in where.items():
         if column not in zoo.table:

@@ -34,7 +34,7 @@ def write_report(done: Comparison, path: Path) -> Path:
         path: of the page.
     """
     config = done.config
-    zoo = open_zoo(config.zoo.folder, where=config.zoo.where, split_seed=config.zoo.split_seed)
+    zoo = open_zoo(config.zoo)
     template = Template(files("experiments").joinpath("report.html").read_text(encoding="utf-8"))
     parts = {**_opening(done, zoo), **_results(done), **_predictions(done, zoo), **_data(done, zoo), **_origin(done)}
     write_text(path, template.substitute(parts))
@@ -65,12 +65,15 @@ def _opening(done: Comparison, zoo: Zoo) -> dict[str, str]:
 def _results(done: Comparison) -> dict[str, str]:
     table = done.table
     name, own = _NAMES[main_measure(table)], [s.name for s in summarize(table) if s.ours]
+    seeds, draws = _count(table["seed"].nunique(), "seed"), _count(done.config.repeats, "draw")
     text = (
-        f"Test networks only, mean ± standard deviation over {table['seed'].nunique()} seeds, best model first; the "
-        f"epoch is chosen by {name} on the validation networks. Shaded rows are graphnfn's own models "
-        f"({', '.join(own)}). The columns <i>k decades</i> see the same test networks under random elements of their "
-        f"symmetry groups: permuted, sign-flipped, and rescaled by factors spread over k powers of ten "
-        f"(mean of {done.config.repeats} draws). The function that a network computes is the same in all columns."
+        f"Test networks only, mean ± standard deviation over {seeds}, best model first; the epoch is chosen by {name} "
+        f"on the validation networks. Shaded rows are graphnfn's own models ({', '.join(own)}). The columns <i>k "
+        "decades</i> see the same test networks under random elements of their symmetry groups: permuted, "
+        f"sign-flipped, and rescaled by factors spread over k powers of ten (mean of {draws}). The function computed "
+        "is the same in all columns. Networks whose neurons have no positive scales, such as tanh networks, are "
+        "permuted and sign-flipped only. <i>Largest shift</i> is the largest change of a raw prediction under the "
+        "largest elements, relative to the standard deviation of the predictions."
     )
     return {
         "results_text": text,
@@ -88,10 +91,15 @@ def _summary_html(table: pd.DataFrame) -> str:
     summaries, measure = summarize(table), main_measure(table)
     others = [c for c in ("tau", "r2") if f"test_{c}" in table and c != measure]
     columns = {f"test_{c}": _NAMES[c] for c in (measure, *others)}
-    columns |= {c: f"{_NAMES[measure]}<br>{size} decades" for size, c in moved_columns(table).items()}
+    moved = moved_columns(table)
+    columns |= {c: f"{_NAMES[measure]}<br>{_count(size, 'decade')}" for size, c in moved.items()}
+    shift = [f"moved_{size}dec" for size in moved][-1:]
     costs = {"parameters": "parameters", "step_ms": "CPU ms<br>per step", "peak_mb": "peak<br>MB"}
     costs["wall_s"] = "seconds<br>to train"
-    head = "".join(f"<th>{name}</th>" for name in ("model", *columns.values(), *costs.values()))
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in ("model", *columns.values(), *("largest<br>shift" for _ in shift), *costs.values())
+    )
     best, rows = {c: max(s.mean[c] for s in summaries) for c in columns}, []
     for s in summaries:
         cells = []
@@ -99,6 +107,7 @@ def _summary_html(table: pd.DataFrame) -> str:
             pm = "" if math.isnan(s.std[c]) else f' <span class="pm">± {_short(s.std[c])}</span>'
             mark = ' class="best"' if s.mean[c] >= best[c] - 5e-4 else ""
             cells.append(f"<td{mark}>{_short(s.mean[c])}{pm}</td>")
+        cells += [f"<td>{max(s.cells[c].tolist()):.0e}</td>" for c in shift]
         cells += [f"<td>{s.mean[c]:,.0f}</td>" for c in costs]
         kind = ' class="ours"' if s.ours else ""
         rows.append(f"<tr{kind}><td>{escape(s.name)}</td>{''.join(cells)}</tr>")
@@ -171,6 +180,10 @@ def _spec_names(zoo: Zoo) -> list[str]:
 def _activations(spec: NetSpec) -> str:
     hidden = [str(a) for g in spec.groups if g.role == "hidden" for a in g.activations]
     return ", ".join(dict.fromkeys(hidden))
+
+
+def _count(number: object, noun: str) -> str:
+    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"
 
 
 def _words(column: object) -> str:

@@ -33,7 +33,7 @@ def train_one(config: DictConfig, folder: Path, *, resume: bool, progress: bool)
         ExperimentError: the folder holds another run, or nothing to resume.
     """
     content = plain(config)
-    open_zoo(config.zoo.folder, where=config.zoo.where, split_seed=config.zoo.split_seed).validate()
+    open_zoo(config.zoo).validate()
     if resume:
         _check_same(folder, content)
     elif (folder / LAST).exists():

@@ -18,16 +18,16 @@ from experiments.single import train_one
 from graphnfn.graph import NeuralGraph
 
 
-def test_batches_pair_networks_with_their_labels(tiny_zoo: Path) -> None:
-    zoo = open_zoo(tiny_zoo, where={}, split_seed=0)
+def test_batches_pair_networks_with_their_labels(tiny: list[str]) -> None:
+    zoo = open_zoo(load(tiny).zoo)
     rows = zoo.split("val")
     graph, labels = next(iter(loader(zoo, rows, "score", batch_size=5, shuffle=False)))
     torch.testing.assert_close(labels, zoo.labels("score", rows[:5]))
     torch.testing.assert_close(graph.x, zoo.batch(rows[:5]).x)
 
 
-def test_predictions_follow_the_rows(tiny_zoo: Path) -> None:
-    zoo = open_zoo(tiny_zoo, where={}, split_seed=0)
+def test_predictions_follow_the_rows(tiny: list[str]) -> None:
+    zoo = open_zoo(load(tiny).zoo)
     rows = torch.tensor([7, 3, 11, 0])
 
     def first_bias(graph: NeuralGraph) -> torch.Tensor:
@@ -36,13 +36,19 @@ def test_predictions_follow_the_rows(tiny_zoo: Path) -> None:
     torch.testing.assert_close(predict(first_bias, zoo, rows, batch_size=3), first_bias(zoo.batch(rows)))
 
 
-def test_where_keeps_matching_networks(tiny_zoo: Path) -> None:
-    whole, half = (open_zoo(tiny_zoo, where=w, split_seed=0) for w in ({}, {"label": 1}))
-    assert len(half) == int((whole.table["label"] == 1).sum()) < len(whole)
+def test_where_keeps_matching_networks(tiny: list[str]) -> None:
+    whole, half = (open_zoo(load([*tiny, *words]).zoo) for words in ([], ["+zoo.where.label=1"]))
+    assert len(half) == whole.table["label"].tolist().count(1) < len(whole)
     with pytest.raises(ExperimentError, match="no network"):
-        open_zoo(tiny_zoo, where={"label": 9}, split_seed=0)
+        open_zoo(load([*tiny, "+zoo.where.label=9"]).zoo)
     with pytest.raises(ExperimentError, match="names column 'colour'"):
-        open_zoo(tiny_zoo, where={"colour": 1}, split_seed=0)
+        open_zoo(load([*tiny, "+zoo.where.colour=1"]).zoo)
+
+
+def test_a_fresh_split_replaces_the_one_of_the_table(tiny: list[str]) -> None:
+    fresh = open_zoo(load([*tiny, "zoo.split_seed=3", "zoo.fractions=[0.5,0.25,0.25]"]).zoo)
+    assert [len(fresh.split(name)) for name in ("train", "val", "test")] == [24, 12, 12]
+    assert fresh.table["split"].tolist() != open_zoo(load(tiny).zoo).table["split"].tolist()
 
 
 def test_training_learns_and_keeps_the_best_epoch(tiny: list[str], tmp_path: Path) -> None:
@@ -51,8 +57,9 @@ def test_training_learns_and_keeps_the_best_epoch(tiny: list[str], tmp_path: Pat
     rows = zoo.split("val")
     found = task.measure(task.predict(predict(model, zoo, rows)), zoo.labels("score", rows))
     assert found["tau"] == pytest.approx(fitted.best_score, abs=1e-5)
-    measured, predictions = evaluate(model, task, zoo, [2], 1)
-    assert measured["test_tau"] > 0.5
+    rows = zoo.split("train")
+    assert task.measure(task.predict(predict(model, zoo, rows)), zoo.labels("score", rows))["tau"] > 0.7
+    _, predictions = evaluate(model, task, zoo, [2], 1)
     assert predictions["row"].tolist() == zoo.split("test").tolist()
 
 
