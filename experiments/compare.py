@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shlex
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,9 @@ from experiments.errors import ExperimentError
 from experiments.results import CellStore, write_results, write_text
 
 COSTS = "costs.json"
+
+Key = tuple[str, int]
+"""Model and seed."""
 
 Report = Callable[[str], None]
 """Takes one line of progress."""
@@ -72,27 +78,20 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> Compariso
     if found:
         report(f"{len(found)} of {len(cells)} cells are there already")
     left = {key: words for key, words in cells.items() if key not in found}
-    if left:
-        with _pool(min(config.compare.workers, len(left))) as pool:
-            waiting: dict[Future[Cell], tuple[str, int]] = {}
-            for i, (key, words) in enumerate(left.items()):
-                waiting[pool.submit(_run_cell, list(words), str(folder / "work" / str(i)), code)] = key
-            try:
-                for future in as_completed(waiting):
-                    key, cell = waiting[future], future.result()
-                    store.save(contents[key], cell)
-                    found[key] = cell
-                    report(_line(cell, len(found), len(cells)))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    for key, cell in _run_cells(left, config.compare.workers, folder / "work", code):
+        store.save(contents[key], cell)
+        found[key] = cell
+        report(_line(cell, len(found), len(cells)))
     costs = _costs([*overrides], models, code, folder / COSTS, report)
     ordered = [found[key] for key in cells]
     table = write_results(folder, ordered, costs)
     about = {
-        "command": " ".join(["graphnfn", "compare", *overrides]), "commit": code, "machine": provenance.machine(),
-        "seconds": time.perf_counter() - start, "config": plain(config),
-    }  # fmt: skip
+        "command": shlex.join(["graphnfn", "compare", *overrides, "--output", str(folder)]),
+        "commit": code,
+        "machine": provenance.machine(),
+        "seconds": time.perf_counter() - start,
+        "config": plain(config),
+    }
     write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
     return Comparison(config, table, pd.concat([c.predictions for c in ordered], ignore_index=True), about)
 
@@ -102,10 +101,28 @@ def _content(config: DictConfig, code: str) -> dict[str, Any]:
     return {key: value for key, value in plain(config).items() if key != "compare"} | {"commit": code}
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    )
+def _run_cells(left: dict[Key, list[str]], workers: int, folder: Path, code: str) -> Iterator[tuple[Key, Cell]]:
+    """Run cells in processes of one thread each, in the order in which they finish."""
+    if not left:
+        return
+    context = multiprocessing.get_context("spawn")
+    size = min(workers, len(left))
+    with ProcessPoolExecutor(size, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting: dict[Future[Cell], Key] = {}
+        for i, (key, words) in enumerate(left.items()):
+            waiting[pool.submit(_run_cell, list(words), str(folder / str(i)), code)] = key
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BrokenProcessPool as error:
+            raise ExperimentError(
+                "a worker process was killed, probably for lack of memory: run the same command again, finished cells "
+                "are kept, perhaps with compare.workers=1"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_cell(overrides: list[str], folder: str, code: str) -> Cell:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from experiments.cell import Cell
-from experiments.compare import Comparison, compare
+from experiments.compare import Comparison, _run_cells, compare
 from experiments.cost import measure_apart
 from experiments.errors import ExperimentError
 from experiments.report import write_report
@@ -113,6 +115,13 @@ def test_the_cost_of_a_large_model(tiny: list[str]) -> None:
     assert cost["step_ms_low"] <= cost["step_ms"] <= cost["step_ms_high"]
     four_copies = 4 * 4 * cost["parameters"] / 2**20
     assert 0.8 * four_copies < cost["peak_mb"] < 3 * four_copies, "weights, gradients and two moments of Adam"
+
+
+def test_a_killed_worker_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = SimpleNamespace(set_num_threads=os._exit)  # what a worker calls first
+    monkeypatch.setattr("experiments.compare.torch", dying)
+    with pytest.raises(ExperimentError, match="a worker process was killed"):
+        list(_run_cells({("a", 0): []}, 1, tmp_path, "none"))
 
 
 def test_a_failing_measurement_says_why(tiny: list[str]) -> None:
