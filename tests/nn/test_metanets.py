@@ -221,3 +221,16 @@ def test_edit_head_needs_folded_norms():
     folded = gn.fold_norms(graph)
     edited = gn.GraphMetaNet(gn.MetaNetConfig(width=4, head="edit"))(folded)
     assert edited.spec == folded.spec
+
+
+def test_torch_scatter_changes_nothing(monkeypatch):
+    """The optional accelerator of PyG's scatter gives the same numbers as plain PyTorch."""
+    pytest.importorskip("torch_scatter", reason="the optional extra [scatter] is not installed")
+    import torch_geometric.typing
+
+    graph = batch_of(mixed_specs())
+    model = model_for(graph, "combined")
+    assert torch_geometric.typing.WITH_TORCH_SCATTER
+    fast = model.forward_on_edges(graph)
+    monkeypatch.setattr(torch_geometric.typing, "WITH_TORCH_SCATTER", False)
+    torch.testing.assert_close(model.forward_on_edges(graph), fast, rtol=1e-12, atol=1e-12)
