@@ -104,23 +104,25 @@ class GraphMetaNet(nn.Module):
 
     def forward(self, data: Data) -> Tensor | NeuralGraph:
         graph = NeuralGraph.of(data)
-        stacks = graph.stacks()
-        self._ready(stacks)
-        canonical = [canonical_scales(stack) for stack in stacks]
+        canonical = self._canonical(graph)
         wirings: list[Wiring] = [BlockWiring(stack) for _, stack in canonical]
-        return self._heads(graph, [c for c, _ in canonical], wirings)
+        return self._heads(graph, [scales for scales, _ in canonical], wirings)
 
     def forward_on_edges(self, data: Data) -> Tensor | NeuralGraph:
         """The same numbers by ``edge_index`` gathers and scatters, all architectures of the batch at once."""
         graph = NeuralGraph.of(data)
-        self._ready(graph.stacks())
-        canonical = [canonical_scales(stack) for stack in graph.stacks()]
-        return self._heads(graph, [c for c, _ in canonical], [EdgeWiring([s for _, s in canonical])])
+        canonical = self._canonical(graph)
+        wiring = EdgeWiring([stack for _, stack in canonical])
+        return self._heads(graph, [scales for scales, _ in canonical], [wiring])
 
-    def _ready(self, stacks: list[Stack]) -> None:
+    def _canonical(self, graph: NeuralGraph) -> list[tuple[CanonicalScales, Stack]]:
+        """Per spec, scales in the precision of the weights, and canonical weights in that of the model."""
+        found = [canonical_scales(stack) for stack in graph.stacks()]
         if self.sizes is None:
-            self.initialize(Sizes.of(s.spec for s in stacks))
-            self.to(stacks[0].nodes.device, stacks[0].nodes.dtype)
+            self.initialize(Sizes.of(stack.spec for _, stack in found))
+            self.to(found[0][1].nodes.device, found[0][1].nodes.dtype)
+        dtype = next(self.parameters()).dtype
+        return [(scales, stack.apply(lambda t: t.to(dtype))) for scales, stack in found]
 
     def _heads(self, graph: NeuralGraph, scales: list[CanonicalScales], wirings: list[Wiring]) -> Tensor | NeuralGraph:
         states = [self._features(wiring) for wiring in wirings]
@@ -155,6 +157,6 @@ def _edit(stack: Stack, scales: CanonicalScales, change: tuple[list[Tensor], Ten
     blocks = []
     for b, weight, delta in zip(spec.blocks, stack.blocks, change[0], strict=True):
         c, phi = scales.norm[spec.position[b.dst]], scales.phi[spec.position[b.src]]
-        blocks.append(weight + delta * c[:, :, None, None] / phi[:, None, :, None])
-    bias = stack.nodes[..., 0] + change[1] * torch.cat(scales.norm, 1)
+        blocks.append(weight + (delta * c[:, :, None, None] / phi[:, None, :, None]).to(weight.dtype))
+    bias = stack.nodes[..., 0] + (change[1] * torch.cat(scales.norm, 1)).to(stack.nodes.dtype)
     return Stack(spec, torch.cat([bias[..., None], stack.nodes[..., 1:]], -1), tuple(blocks))

@@ -234,3 +234,16 @@ def test_torch_scatter_changes_nothing(monkeypatch):
     fast = model.forward_on_edges(graph)
     monkeypatch.setattr(torch_geometric.typing, "WITH_TORCH_SCATTER", False)
     torch.testing.assert_close(model.forward_on_edges(graph), fast, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("head", ["invariant", "edit"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision(dtype, head):
+    """A float32 model reads checkpoints of other types; edited weights keep the type that they had."""
+    graph = batch_of([mlp_spec([2, 8, 1], "relu"), mlp_spec([2, 6, 1], "tanh")], torch.float32)
+    model = gn.GraphMetaNet(gn.MetaNetConfig(width=8, head=head), specs=graph.specs)
+    out, expected = model(graph.astype(dtype)), model(graph)
+    if head == "invariant":
+        assert out.dtype == torch.float32 and (out - expected).abs().max() <= 0.1 * expected.abs().max()
+    else:
+        assert out.edge_attr.dtype == dtype and out.edge_attr.isfinite().all()
