@@ -69,7 +69,9 @@ def run(config: DictConfig, folder: Path) -> Cell:
     row = {
         "model": config.model.name, "ours": config.model.ours, "zoo": config.zoo.name, "task": task.column,
         "seed": config.seed, "measure": task.measures[0], "best_epoch": fitted.best_epoch,
-        "epochs": config.trainer.epochs, "val": fitted.best_score,
+        "epochs": config.trainer.epochs, "batch_size": config.trainer.batch_size,
+        "learning_rate": config.trainer.learning_rate, "weight_decay": config.trainer.weight_decay,
+        "val": fitted.best_score,
         "parameters": count_parameters(model, zoo.batch(zoo.split("train")[:2])),
         "train_networks": len(zoo.split("train")), "test_networks": len(zoo.split("test")), **spent,
     }  # fmt: skip

@@ -165,10 +165,22 @@ def _origin(done: Comparison) -> dict[str, str]:
     rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
     return {
         "command": escape(about["command"]),
+        "settings": _settings_html(table),
         "provenance": f'<table class="facts-table">{rows}</table>',
         "config": escape(yaml.safe_dump(about["config"], sort_keys=False)),
         "cells": table.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}"),
     }
+
+
+def _settings_html(table: pd.DataFrame) -> str:
+    """How each model was trained."""
+    columns = ("epochs", "batch_size", "learning_rate", "weight_decay", "best_epoch", "val")
+    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("model", *columns))
+    rows = []
+    for s in summarize(table):
+        cells = "".join(f"<td>{s.mean[c]:.3g}</td>" for c in columns)
+        rows.append(f"<tr><td>{escape(s.name)}</td>{cells}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _spec_names(zoo: Zoo) -> list[str]:
