@@ -52,10 +52,14 @@ def convert(
     if isinstance(source, (str, Path)) and io.is_graph_file(Path(source)):
         return io.load(source)
     if isinstance(source, nn.Module):
-        if activation is not None or output_activation is not None:
-            raise ConversionError("a module tells its activations itself: drop activation= and output_activation=")
+        if (activation, omega, output_activation) != (None, None, None):
+            raise ConversionError("a module tells its activations itself: drop activation=, omega=, output_activation=")
         spec, tensors = module_spec(source, example_input), tensors_of(source)
     else:
+        if example_input is not None:
+            raise ConversionError("example_input= runs a module; a state dict cannot run: drop it, or give the module")
+        if omega is not None and activation not in ("sin", "cos"):
+            raise ConversionError(f"omega={omega} goes with activation='sin' or 'cos', not with {activation!r}")
         tensors = tensors_of(source)
         hidden = None if activation is None else as_activation(activation, omega)
         last = None if output_activation is None else as_activation(output_activation)
@@ -83,11 +87,26 @@ def tensors_of(source: Source) -> dict[str, Tensor]:
 
 
 def _build(spec: NetSpec, tensors: Mapping[str, Tensor]) -> NeuralGraph:
-    for name in spec.params:
-        bad = int((~torch.isfinite(tensors[name])).sum()) if name in tensors else 0
+    used = {name: tensors[name] for name in spec.params if name in tensors}
+    for name, tensor in used.items():
+        if tensor.is_meta or not tensor.is_floating_point():
+            kind = "no values (it is on the meta device)" if tensor.is_meta else f"type {tensor.dtype}"
+            raise ConversionError(f"{name!r} has {kind}; expected floating point weights: load or dequantise them")
+        bad = int((~torch.isfinite(tensor)).sum())
         if bad:
             raise ConversionError(f"{name!r} has {bad} NaN or infinite entries: repair the checkpoint or train again")
+    slopes = {p.param for p in spec.node_params if p.field == "slope" and p.shape == (1,)}
+    _refuse_shared({k: v for k, v in used.items() if k not in slopes}, tensors)
     try:
-        return NeuralGraph.build(spec, {k: v.detach().clone() for k, v in tensors.items() if k in spec.params})
+        return NeuralGraph.build(spec, {k: v.detach().clone() for k, v in used.items()})
     except SpecError as error:
         raise ConversionError(str(error)) from error
+
+
+def _refuse_shared(used: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """A tensor under two names cannot follow two symmetries at once (one slope for all neurons follows none)."""
+    names = {tensor.data_ptr(): name for name, tensor in used.items() if tensor.numel()}
+    for name, tensor in tensors.items():
+        first = names.get(tensor.data_ptr(), name)
+        if first != name:
+            raise ConversionError(f"{first!r} and {name!r} are one tensor: shared weights are not supported yet")

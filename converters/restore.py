@@ -26,7 +26,7 @@ def restore(graph: NeuralGraph, like: Source) -> dict[str, Tensor]:
         like: what it was converted from: module, state dict or path; it is left alone.
 
     Raises:
-        ConversionError: ``like`` has other parameters than the graph.
+        ConversionError: ``like`` has other parameters than the graph, or its type cannot hold the graph's values.
 
     Example:
         >>> from converters import convert
@@ -51,6 +51,11 @@ def restore(graph: NeuralGraph, like: Source) -> dict[str, Tensor]:
     out = {k: v.detach().clone() for k, v in tensors.items()}
     for name, value in params.items():
         out[name] = value.detach().to(device=tensors[name].device, dtype=tensors[name].dtype).clone()
+        if not torch.isfinite(out[name]).all():
+            raise ConversionError(
+                f"{name!r} holds up to {value.abs().max():.3g}, which is not finite as {tensors[name].dtype}: "
+                "canonicalize the graph first, or convert and restore in a wider type"
+            )
     if any(name.endswith("running_mean") for name in set(tensors) - set(params)):
         _neutralise(out, params, extra, _spec_of(like, tensors))
     return out

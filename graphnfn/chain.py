@@ -165,7 +165,8 @@ class ChainBuilder:
                 f"{weight!r} takes {into} inputs but the layer before has {self.width} neurons: "
                 "the shapes cannot chain. Check the order of the layers"
             )
-        flat = next((op for op in reversed(self._pending) if op.kind == "flatten" and op.size), None)
+        ops = (*self._blocks[-1].post, *self._pending)
+        flat = next((op for op in reversed(ops) if op.kind == "flatten" and op.size), None)
         if flat is not None and math.prod(flat.size) == positions:
             return flat.size
         side = math.isqrt(positions)

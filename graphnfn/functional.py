@@ -65,7 +65,8 @@ def run(
         post = spec.blocks[spec.incoming[i][0]].post
         state = _finish(group, values, z, post)
         states.append(hidden(i, state) if hidden is not None and group.role == "hidden" else state)
-    return states[-1].transpose(0, 1)
+    flat = any(op.kind == "flatten" for b in spec.incoming[-1] for op in spec.blocks[b].post)
+    return (states[-1].flatten(2) if flat else states[-1]).transpose(0, 1)
 
 
 def _single(graph: NeuralGraph) -> Stack:
@@ -136,6 +137,8 @@ def _norm(group: NeuronGroup, values: Tensor, z: Tensor) -> Tensor:
 def _activate(group: NeuronGroup, values: Tensor, z: Tensor) -> Tensor:
     slope = _shaped(values[..., _COL["slope"]], z) if values.shape[-1] > 1 else None
     kinds = [a for a, _ in group.per_neuron()]
+    if not kinds[0].rule.elementwise:
+        return kinds[0](z.movedim(2, -1)).movedim(-1, 2)  # over the neurons, at every position
     if len(set(kinds)) == 1:
         return kinds[0](z, slope)
     out = z

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
@@ -29,7 +31,24 @@ class Skip(nn.Module):
 
 class TwoInputs(Skip):
     def forward(self, x, y):
-        return self.a(x)
+        return self.a(x) + y
+
+
+class Forward(nn.Module):
+    """``function(x, *layers)`` as a module."""
+
+    def __init__(self, function, *layers) -> None:
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x):
+        return self.function(x, *self.layers)
+
+
+def tied():
+    module = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    module[2].weight = module[0].weight
+    return module
 
 
 class DataDependent(Skip):
@@ -52,6 +71,30 @@ UNSUPPORTED = {
     "mixes neurons": nn.Sequential(nn.Linear(2, 3), nn.Softmax(1), nn.Linear(3, 1)),
     "cannot chain": nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(4, 1)),
     "not symmetric": nn.Sequential(nn.Conv2d(1, 2, 2, padding="same")),
+    "divisor_override": nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(2, divisor_override=3)),
+    "avg_pool2d: divisor": Forward(lambda x, a: F.avg_pool2d(a(x), 2, divisor_override=3), nn.Conv2d(1, 2, 3)),
+    "return_indices": nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, return_indices=True)),
+    r"Hardtanh on \[0": Forward(lambda x, a: F.hardtanh(a(x), 0, 1), nn.Linear(3, 2)),
+    "threshold": Forward(lambda x, a: F.softplus(a(x), 2.0, 1.0), nn.Linear(3, 2)),
+    "pow: no rule": Forward(lambda x, a: 2 ** F.relu(a(x)), nn.Linear(3, 2)),
+    "powers of a ReLU": Forward(lambda x, a: torch.tanh(a(x)) ** 2, nn.Linear(3, 2)),
+    "end of one chain": Forward(lambda x, a: 3 * a(x), nn.Linear(3, 2)),
+    "a factor 3.0": Forward(lambda x, a: F.relu(3 * a(x)), nn.Linear(3, 2)),
+    "batch axis|from axis 0": Forward(lambda x, a: torch.flatten(a(x)), nn.Conv2d(1, 2, 3)),
+    "reshape to": Forward(lambda x, a: a(x).view(4, -1), nn.Conv2d(1, 2, 3)),
+    "Linear on channels": nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Linear(28, 5)),
+    "input in front of a Linear": nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 5)),
+    "behind a Flatten": nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Conv1d(4, 4, 3)),
+    "softmax over axis 0": nn.Sequential(nn.Linear(3, 2), nn.Softmax(0)),
+    "softmax over axis 1": nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Softmax(1)),
+    "72 features": nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.BatchNorm1d(72)),
+    "3 slopes for 4": nn.Sequential(nn.Linear(2, 4), nn.PReLU(3)),
+    "used twice": Forward(lambda x, a: a(a(x)), nn.Linear(3, 3)),
+    "one tensor": tied(),
+    "computed from other": nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))),
+    "no shape yet": nn.Sequential(nn.LazyLinear(3)),
+    "meta device": nn.Sequential(nn.Linear(3, 2, device="meta")),
+    "complex64": nn.Sequential(nn.Linear(3, 2, dtype=torch.complex64)),
 }
 
 
@@ -79,6 +122,25 @@ def test_truncated_safetensors(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ConversionError, match="damaged"):
         convert(path, activation="relu")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_bytes(tmp_path, zipped):
+    """Whatever a flipped byte breaks, it is one clear error, or a network with other numbers."""
+    path = tmp_path / "model.pth"
+    torch.save(sequential().state_dict(), path, _use_new_zipfile_serialization=zipped)
+    good, places = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(150):
+        data = bytearray(good)
+        for _ in range(5):
+            data[places.randrange(min(1200, len(data)))] = places.randrange(256)
+        path.write_bytes(bytes(data))
+        try:
+            convert(path, activation="relu")
+        except ConversionError:
+            refused += 1
+    assert refused > 50
 
 
 @pytest.mark.parametrize("keep", [0, 10, 700])
@@ -141,6 +203,14 @@ def test_state_dicts_that_do_not_work():
         convert(3)
     with pytest.raises(ConversionError, match="activations itself"):
         convert(sequential(), activation="relu")
+    with pytest.raises(ConversionError, match="activations itself"):
+        convert(sequential(), omega=30.0)
+    with pytest.raises(ConversionError, match="omega"):
+        convert(good, activation="relu", omega=30.0)
+    with pytest.raises(ConversionError, match="example_input"):
+        convert(good, activation="relu", example_input=torch.zeros(1, 2))
+    with pytest.raises(ConversionError, match="one tensor"):
+        convert(tied().state_dict(), activation="relu")
 
 
 def test_restore_into_something_else():
@@ -149,6 +219,15 @@ def test_restore_into_something_else():
         restore(graph, like=nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1)))
     with pytest.raises(ConversionError, match="to_data_list"):
         restore(gn.NeuralGraph.batch([graph, graph]), like=sequential())
+
+
+def test_restore_refuses_values_that_a_type_cannot_hold():
+    module = sequential()
+    graph = convert(module)
+    graph.edge_attr.mul_(1e30)
+    assert restore(graph, like=module)["0.weight"].abs().max() > 1e25
+    with pytest.raises(ConversionError, match="not finite as torch.float16"):
+        restore(graph, like=module.half())
 
 
 def test_example_input_that_does_not_run():
