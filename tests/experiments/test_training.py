@@ -52,7 +52,8 @@ def test_a_fresh_split_replaces_the_one_of_the_table(tiny: list[str]) -> None:
 
 
 def test_training_learns_and_keeps_the_best_epoch(tiny: list[str], tmp_path: Path) -> None:
-    config = load([*tiny, "model=native", "trainer.epochs=25", "trainer.batch_size=8"])
+    own = ["trainer.learning_rate=1e-2", "trainer.weight_decay=1e-2"]  # not those tuned for larger zoos
+    config = load([*tiny, "model=native", "trainer.epochs=25", "trainer.batch_size=8", *own])
     zoo, task, model, fitted = train(config, tmp_path)
     rows = zoo.split("val")
     found = task.measure(task.predict(predict(model, zoo, rows)), zoo.labels("score", rows))
