@@ -178,7 +178,7 @@ def test_pickles_are_never_run(tmp_path, how):
 def test_non_finite_weights(value):
     module = sequential()
     with torch.no_grad():
-        module[0].weight[1, 0] = value
+        module.state_dict()["0.weight"][1, 0] = value
     with pytest.raises(ConversionError, match=r"0\.weight.*1 NaN or infinite"):
         convert(module)
     with pytest.raises(ConversionError, match="NaN or infinite"):
@@ -200,7 +200,7 @@ def test_state_dicts_that_do_not_work():
     with pytest.raises(ConversionError, match="no dense or convolution"):
         convert({"bias": torch.zeros(3)}, activation="relu")
     with pytest.raises(ConversionError, match="int"):
-        convert(3)
+        convert(3)  # type: ignore[arg-type]
     with pytest.raises(ConversionError, match="activations itself"):
         convert(sequential(), activation="relu")
     with pytest.raises(ConversionError, match="activations itself"):

@@ -127,12 +127,13 @@ def test_shapes_from_an_example():
 
 
 def test_an_example_run_leaves_modes_alone():
-    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).train()
-    module[1].eval()
-    mean = module[1].running_mean.clone()
+    norm = nn.BatchNorm1d(3)
+    module = nn.Sequential(nn.Linear(3, 3), norm, nn.ReLU(), nn.Linear(3, 2)).train()
+    norm.eval()
+    mean = norm.state_dict()["running_mean"].clone()
     convert(module, example_input=torch.ones(4, 3))
     assert [m.training for m in module.modules()] == [True, True, False, True, True]
-    assert torch.equal(module[1].running_mean, mean)
+    assert torch.equal(norm.state_dict()["running_mean"], mean)
 
 
 def test_one_slope_for_several_layers():

@@ -42,7 +42,8 @@ def network(handwriting_checkpoint):
 @pytest.fixture(scope="module")
 def images():
     """Real digits, enlarged to the size that the network takes."""
-    small = torch.tensor(load_digits().images[:64], dtype=torch.float32)[:, None] / 16
+    pixels, _ = load_digits(return_X_y=True)
+    small = torch.tensor(pixels[:64], dtype=torch.float32).view(-1, 1, 8, 8) / 16
     return (nn.functional.interpolate(small, (28, 28), mode="bilinear") - 0.1307) / 0.3081
 
 
@@ -76,5 +77,5 @@ def test_bare_file_round_trip(handwriting_checkpoint, network, images):
 
 def test_it_is_a_trained_network(network, images):
     """On enlarged 8x8 digits it is far above chance, so the test above speaks of a real function."""
-    labels = torch.tensor(load_digits().target[:64])
+    labels = torch.tensor(load_digits(return_X_y=True)[1][:64])
     assert (network(images).argmax(1) == labels).float().mean() > 0.5
