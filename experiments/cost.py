@@ -83,7 +83,7 @@ class _Step:
         self.model = make(config.model.build, out=task.out, specs=zoo.specs)
         with torch.no_grad():
             self.model(zoo.batch(rows[:2]))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
 
     def __call__(self) -> None:
         loss = self.task.loss(self.model(self.zoo.batch(self.rows)), self.labels)

@@ -94,7 +94,9 @@ class MetaNetModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         c = self.config
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay, fused=True
+        )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         rising = max(1, round(c.warmup * steps))
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes, TapTable
-from graphnfn.nn.typed import TypedLinear
+from graphnfn.nn.typed import TypedLinear, soft_norm
 from graphnfn.nn.wiring import Wiring
 from graphnfn.symmetry.charge import BIAS, ODD, WEIGHT
 
@@ -40,10 +40,10 @@ class EditHead(nn.Module):
 
     def forward(self, state: State, wiring: Wiring) -> tuple[list[Tensor], list[Tensor]]:
         """Changes per bundle ``[..., taps]`` and per level ``[..., 1]``."""
-        levels = wiring.levels
-        into = [level.turned(o) for level, o in zip(levels, state.odd, strict=True)]
+        levels, odd = wiring.levels, [soft_norm(o) for o in state.odd]
+        into = [level.turned(o) for level, o in zip(levels, odd, strict=True)]
         u = [self.u(o) * self.u_gate(e) for o, e in zip(into, state.even, strict=True)]
-        v = [self.v(o) * self.v_gate(e) for o, e in zip(state.odd, state.even, strict=True)]
+        v = [self.v(o) * self.v_gate(e) for o, e in zip(odd, state.even, strict=True)]
         p, q = [self.p(e) for e in state.even], [self.q(e) for e in state.even]
         edges = []
         for k in range(wiring.num_bundles):

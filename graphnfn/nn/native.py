@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graphnfn.nn.state import PlaceTable, State
 from graphnfn.nn.taps import Sizes, TapTable
-from graphnfn.nn.typed import soft_norm, soft_root
+from graphnfn.nn.typed import soft_root
 from graphnfn.nn.wiring import Level, Wiring
 from graphnfn.symmetry.charge import ACTIVATION, ADJOINT, WEIGHT
 
@@ -75,7 +75,7 @@ class NativeSweep(nn.Module):
         )
         e = wiring.join(state.even)
         e = e + self.update(torch.cat([e, soft_root(seen)], -1))  # activations span decades
-        return State(wiring.split(e), [soft_norm(x) for x in xs])
+        return State(wiring.split(e), xs)
 
     def _beta(self, level: Level) -> Tensor | float:
         """A scaled bias would break the half turns, so periodic neurons keep theirs."""

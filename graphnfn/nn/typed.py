@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from graphnfn.symmetry.charge import Charge
 
@@ -47,7 +50,30 @@ def soft_norm(x: Tensor) -> Tensor:
 
 def soft_root(x: Tensor) -> Tensor:
     """``x / sqrt(1 + |x|)``: linear around 0, a signed square root far away, odd."""
-    return x * torch.rsqrt(1 + x.abs())
+    value, _ = _SoftRoot.apply(x)
+    return value
+
+
+class _SoftRoot(torch.autograd.Function):
+    """With ``r = 1 / sqrt(1 + |x|)`` the derivative is ``r (1 + r^2) / 2``: a third of what autograd would do."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        r = torch.rsqrt(1 + x.abs())
+        return x * r, r
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
+        (r,) = ctx.saved_tensors
+        return grad * torch.addcmul(r, r, r * r).mul_(0.5)
 
 
 def even_mlp(into: int, out: int, hidden: int | None = None) -> nn.Sequential:
