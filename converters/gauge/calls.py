@@ -1,0 +1,76 @@
+"""The table of rules, and what a rule sees of the operator that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from converters.gauge.system import System
+from converters.gauge.values import Factor, Value
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator of the program, with what is known of its arguments.
+
+    Args:
+        system: takes the constraints.
+        name: of the result.
+        target: e.g. ``aten.linear.default``.
+        args: tensors are Values, everything else is as it is.
+        kwargs: likewise.
+        shape: of the result, or of every one of several results.
+        roles: filled in with what the axes of parameters are: (parameter, axis) -> "dst" or "src".
+        joint: filled in with axes of parameters that mean other neurons in other rows (grouped convolutions).
+    """
+
+    system: System
+    name: str
+    target: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shape: Any
+    roles: dict[tuple[str, int], str]
+    joint: dict[tuple[str, int], Factor]
+
+    def get(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by its place or its name."""
+        if place < len(self.args):
+            return self.args[place]
+        return self.kwargs.get(name, default)
+
+    @property
+    def why(self) -> str:
+        """The operator in words."""
+        return self.target.split(".")[1]
+
+    def role(self, value: Value, dst: int | None = None, src: int | None = None) -> None:
+        """Say which axis of a parameter leads to neurons and which comes from them."""
+        if value.param is not None:
+            if dst is not None:
+                self.roles.setdefault((value.param, dst), "dst")
+            if src is not None:
+                self.roles.setdefault((value.param, src), "src")
+
+
+Rule = Callable[[Call], Any]
+RULES: dict[str, Rule] = {}
+"""Operator (``name`` for all overloads, or ``name.overload``) -> rule."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for operators."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+def rule_for(target: str) -> Rule | None:
+    """The rule of a target, if there is one."""
+    _, _, rest = target.partition(".")
+    return RULES.get(rest) or RULES.get(rest.partition(".")[0])

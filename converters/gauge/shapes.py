@@ -1,0 +1,177 @@
+"""Operators that move entries without changing them: where the neurons are afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from converters.gauge.system import Ints, System
+from converters.gauge.values import Factor, Value, freeze, spread, unite
+
+
+def permute(value: Value, order: Sequence[int]) -> Value:
+    """Axis i of the result is axis ``order[i]`` of the value."""
+    order = [o % len(value.shape) for o in order]
+    place = {old: new for new, old in enumerate(order)}
+    factors = []
+    for f in value.factors:
+        axes = [place[a] for a in f.axes]
+        rank = np.argsort(axes)
+        kept = f.outer if int(rank[0]) == 0 else None
+        arrays = (f.atoms.transpose(rank), f.cells.transpose(rank))
+        factors.append(Factor(tuple(sorted(axes)), *arrays, kept))
+    return Value(tuple(value.shape[o] for o in order), tuple(factors), value.zero)
+
+
+def chunks(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]:
+    """The finest runs of axes with equal numbers of entries on both sides of a reshape."""
+    out, i, j = [], 0, 0
+    while i < len(old) or j < len(new):
+        start, a, b = (i, j), 1, 1
+        if i < len(old):
+            a, i = old[i], i + 1
+        if j < len(new):
+            b, j = new[j], j + 1
+        while a != b:
+            if a < b and i < len(old):
+                a, i = a * old[i], i + 1
+            elif j < len(new):
+                b, j = b * new[j], j + 1
+            else:
+                break
+        out.append((range(start[0], i), range(start[1], j)))
+    return out
+
+
+def reshape(system: System, value: Value, shape: Sequence[int]) -> Value:
+    """Follow the neurons through a view: axes merge and split."""
+    new = tuple(shape)
+    if 0 in new or 0 in value.shape:
+        return Value(new)
+    parts = chunks(value.shape, new)
+    factors = []
+    for f in value.factors:
+        touched = [part for part in parts if set(part[0]) & set(f.axes)]
+        axes = tuple(a for part in touched for a in part[0])
+        others = [g for g in value.factors if g is not f and set(g.axes) & set(axes)]
+        if others:
+            freeze(system, f, "two axes of neurons are merged into one")
+            continue
+        whole = spread(f, axes, value.shape)
+        targets = tuple(a for part in touched for a in part[1])
+        full = tuple(new[a] for a in targets)
+        factors.append(_tidy(system, f, Factor(targets, whole.atoms.reshape(full), whole.cells.reshape(full))))
+    return Value(new, tuple(factors), value.zero)
+
+
+def _tidy(system: System, before: Factor, f: Factor) -> Factor:
+    """Leave out axes along which nothing changes; give a split axis its outer atoms."""
+    keep = [
+        k for k in range(f.atoms.ndim)
+        if f.atoms.shape[k] > 1
+        and not ((f.atoms == f.atoms.take([0], k)).all() and (f.cells == f.cells.take([0], k)).all())
+    ]  # fmt: skip
+    keep = keep or [int(np.argmax(f.atoms.shape))]
+    pick = tuple(slice(None) if k in keep else 0 for k in range(f.atoms.ndim))
+    axes = tuple(f.axes[k] for k in keep)
+    out = Factor(axes, f.atoms[pick], f.cells[pick])
+    if len(axes) == 1:
+        return out
+    if before.outer is not None and len(before.axes) == len(axes) and before.outer.shape == out.atoms.shape[:1]:
+        return replace(out, outer=before.outer)
+    return replace(out, outer=bundle(system, out.atoms))
+
+
+def bundle(system: System, atoms: Ints) -> Ints:
+    """One atom per entry of the first axis, the same for equal contents; the entries become its children."""
+    rows = atoms.reshape(len(atoms), -1)
+    _, first, back = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    new = system.atoms(len(first))
+    outer = new[back.reshape(-1)]
+    system.child(rows[first], new)
+    return outer
+
+
+def take(value: Value, axis: int, pick: Callable[[Ints], Ints], size: int | None) -> Value:
+    """Some entries of one axis, or a single one (``size`` None), where ``pick`` acts on that leading axis."""
+    axis %= len(value.shape)
+    shape = tuple(s for a, s in enumerate(value.shape) if a != axis or size is not None)
+    shape = tuple(size if a == axis and size is not None else s for a, s in enumerate(shape))
+    factors = []
+    for f in value.factors:
+        if axis in f.axes:
+            k = f.axes.index(axis)
+            atoms, cells = (np.moveaxis(pick(np.moveaxis(x, k, 0)), 0, k) if size is not None else
+                            pick(np.moveaxis(x, k, 0)) for x in (f.atoms, f.cells))  # fmt: skip
+            outer = f.outer if k else (pick(f.outer) if f.outer is not None and size is not None else None)
+            axes = f.axes if size is not None else tuple(a for a in f.axes if a != axis)
+            f = Factor(axes, np.asarray(atoms), np.asarray(cells), outer if len(axes) > 1 else None)
+            if not axes:
+                continue
+        if size is None:
+            f = f.on(*(a - (a > axis) for a in f.axes))
+        factors.append(f)
+    return Value(shape, tuple(factors), value.zero)
+
+
+def expand(value: Value, shape: Sequence[int]) -> Value:
+    """Broadcast to a shape; nothing moves along axes that were 1 long."""
+    lead = len(shape) - len(value.shape)
+    old = (1,) * lead + value.shape
+    new = tuple(o if s == -1 else s for o, s in zip(old, shape, strict=True))
+    return Value(new, tuple(f.on(*(a + lead for a in f.axes)) for f in value.factors), value.zero)
+
+
+def cat(system: System, values: Sequence[Value], axis: int) -> Value:
+    """One after another along an axis; along the other axes their neurons are the same."""
+    values = [v for v in values if v.shape != (0,)]
+    axis %= len(values[0].shape)
+    size = sum(v.shape[axis] for v in values)
+    shape = tuple(size if a == axis else s for a, s in enumerate(values[0].shape))
+    factors = []
+    joined = [v.factor(axis) for v in values]
+    if any(f is not None for f in joined):
+        axes = tuple(sorted({a for f in joined if f is not None for a in f.axes}))
+        pieces = [_piece(system, v, f, axis, axes) for v, f in zip(values, joined, strict=True)]
+        k = axes.index(axis)
+        outer = None
+        if len(axes) > 1:
+            outers = [p.outer for p in pieces if p.outer is not None]
+            if k == 0:
+                outer = np.concatenate(outers) if len(outers) == len(pieces) else None
+            elif outers:
+                outer = outers[0]
+                for other in outers[1:]:
+                    system.same(outer, other)
+        atoms, cells = (np.concatenate([getattr(p, n) for p in pieces], k) for n in ("atoms", "cells"))
+        factors.append(Factor(axes, atoms, cells, outer))
+    for other in dict.fromkeys(a for v in values for f in v.without(*joined) for a in f.axes):
+        if not any(other in f.axes for f in factors):
+            factors += _common(system, values, other)
+    return Value(shape, tuple(factors), all(v.zero for v in values))
+
+
+def _piece(system: System, value: Value, f: Factor | None, axis: int, axes: tuple[int, ...]) -> Factor:
+    if f is None:
+        atoms = system.atoms(value.shape[axis])
+        f = Factor((axis,), atoms, system.cells(atoms))
+        freeze(system, f, "a constant is concatenated with it")
+    return spread(f, axes, value.shape)
+
+
+def _common(system: System, values: Sequence[Value], axis: int) -> list[Factor]:
+    found = [v.factor(axis) for v in values]
+    first = next(f for f in found if f is not None)
+    for value, f in zip(values, found, strict=True):
+        if f is None:
+            if not value.zero:
+                freeze(system, first, "a constant is concatenated with it")
+        elif f.axes != first.axes:
+            freeze(system, f, "tensors with different neurons are concatenated")
+            freeze(system, first, "tensors with different neurons are concatenated")
+        elif f is not first:
+            unite(system, first, f)
+            system.balance((first.cells, 1.0), (f.cells, -1.0), why="tensors are concatenated")
+    return [first]

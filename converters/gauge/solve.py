@@ -1,0 +1,256 @@
+"""From constraints to the symmetry: groups of neurons, their gauges, and where they sit in the tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from converters.gauge.balance import Solver
+from converters.gauge.classes import Classes, classify
+from converters.gauge.infer import Inference
+from converters.gauge.system import Ints
+from converters.gauge.values import Factor
+from graphnfn.law import GaugeVar, Leg, MoveGroup, SymmetryLaw
+
+TAPS = "entries of a kernel have places"
+"""Axes of kernels are no neurons."""
+
+
+@dataclass
+class _Place:
+    """Where a group sits on one axis of one tensor: ``index[i, s]`` and the cells there."""
+
+    param: str
+    axis: int
+    index: Ints
+    cells: Ints
+    where: tuple[tuple[int, int, int], ...]
+
+
+@dataclass
+class _Group:
+    roots: Ints
+    places: list[_Place] = field(default_factory=list)
+
+
+def solve(found: Inference) -> SymmetryLaw:
+    """The symmetry that all constraints leave."""
+    classes = classify(found)
+    groups = _groups(found, classes)
+    fixed = _tagged(classes, found.system.fixed)
+    bent = _tagged(classes, found.system.bent)
+    notes = _tagged(classes, found.system.notes)
+    outer = set(classes.bundles[:, 1].tolist())
+    equations = _equations(found, classes, [int(g.roots[0]) for g in groups])
+    names = _names(found, groups, fixed)
+    moves, gauges, legs = [], [], []
+    for group, name in zip(groups, names, strict=True):
+        rep = int(group.roots[0])
+        frozen = fixed.get(rep, [])
+        if TAPS in frozen:
+            continue
+        nested = rep in outer
+        permutable = not frozen and not nested and len(group.roots) > 1
+        reason = _text(frozen) if frozen else ("moves with what lies behind it" if nested else "")
+        role = "hidden"
+        if "it is the output" in frozen:
+            role = "output"
+        elif frozen and all(found.roles.get((p.param, p.axis)) == "src" for p in group.places):
+            role = "input"
+        moves.append(MoveGroup(name, len(group.roots), permutable, role, tuple(notes.get(rep, [])), reason))
+        free = not frozen and not nested and rep not in bent
+        new_gauges, new_legs = _gauges(found, group, name, equations.get(rep, []), free)
+        gauges += new_gauges
+        legs += new_legs
+    families = _families(classes, groups, names, fixed)
+    opaque = tuple(f"{op.target} ({op.name}) is not supported: the axes around it are fixed" for op in found.opaque)
+    return SymmetryLaw(tuple(moves), tuple(gauges), tuple(legs), families, opaque)
+
+
+def _text(reasons: list[str]) -> str:
+    return "; ".join(dict.fromkeys(reasons[:3]))
+
+
+def _tagged(classes: Classes, tags: list[tuple[Ints, str]]) -> dict[int, list[str]]:
+    """Per root, the texts that were put on its atoms."""
+    out: dict[int, list[str]] = {}
+    for atoms, text in tags:
+        for root in np.unique(classes.roots[atoms]).tolist():
+            texts = out.setdefault(root, [])
+            if text not in texts:
+                texts.append(text)
+    return out
+
+
+def _groups(found: Inference, classes: Classes) -> list[_Group]:
+    """Roots that occur in parameters, by the part they play; with all their places."""
+    by_part: dict[int, _Group] = {}
+    rank = np.full(len(classes.part), -1, dtype=np.int64)  # place of a root within its group
+    for param in found.order:
+        value = found.params[param]
+        factors = [f for f in value.factors if (param, f.axes[0]) not in found.joint]
+        factors += [f for (name, _), f in found.joint.items() if name == param]
+        for f in factors:
+            roots = classes.roots[f.atoms]
+            for part in dict.fromkeys(classes.part[roots.reshape(-1)].tolist()):
+                mask = classes.part[roots] == part
+                group = by_part.get(part)
+                if group is None:
+                    inside = roots[mask]
+                    _, first = np.unique(inside, return_index=True)
+                    group = by_part[part] = _Group(inside[np.sort(first)])
+                    rank[group.roots] = np.arange(len(group.roots))
+                group.places.append(_place(param, f, roots, mask, rank, len(group.roots)))
+    return list(by_part.values())
+
+
+def _place(param: str, f: Factor, roots: Ints, mask: np.ndarray, rank: Ints, size: int) -> _Place:
+    if len(f.axes) == 1:
+        index, where = np.nonzero(mask)[0], ()
+        cells = f.cells[mask]
+        inside = roots[mask]
+        axis = f.axes[0]
+    else:  # columns that belong to this group in some rows only
+        rows = np.nonzero(mask.any(1))[0]
+        index = np.nonzero(mask[rows[0]])[0]
+        cells, inside = f.cells[rows[0], index], roots[rows[0], index]
+        where, axis = ((f.axes[0], int(rows[0]), int(rows[-1]) + 1),), f.axes[1]
+    order = np.lexsort((index, rank[inside]))
+    return _Place(param, axis, index[order].reshape(size, -1), cells[order].reshape(size, -1), where)
+
+
+def _equations(found: Inference, classes: Classes, reps: list[int]) -> dict[int, list]:
+    """Per representative root, its equations: (cells, powers, scale, sign, why)."""
+    system = found.system
+    owner = classes.roots[np.concatenate(system.cell_atoms)] if system.cell_atoms else np.zeros(0, dtype=np.int64)
+    wanted = np.zeros(len(classes.part), dtype=bool)
+    wanted[reps] = True
+    out: dict[int, list] = {}
+    for rows in system.rows:
+        owners = owner[rows.cells]
+        foreign = (owners != owners[0]).any(0)
+        if foreign.any():  # scales of a bundle and of what lies in it: both are held
+            for k in range(len(rows.powers)):
+                for cell in np.unique(rows.cells[k, foreign]).tolist():
+                    if wanted[owner[cell]]:
+                        out.setdefault(int(owner[cell]), []).append(([cell], (1.0,), rows.scale, rows.sign, rows.why))
+        for j in np.nonzero(wanted[owners[0]] & ~foreign)[0].tolist():
+            row = (rows.cells[:, j].tolist(), rows.powers, rows.scale, rows.sign, rows.why)
+            out.setdefault(int(owners[0, j]), []).append(row)
+    return out
+
+
+def _gauges(
+    found: Inference, group: _Group, name: str, equations: list, unbent: bool
+) -> tuple[list[GaugeVar], list[Leg]]:
+    rank: dict[int, int] = {}
+    for place in group.places:
+        leads = found.roles.get((place.param, place.axis), "dst") == "dst"
+        for cell in place.cells[0].tolist():
+            rank[cell] = 2 if leads else 1
+    scales, signs = Solver(rank, None), Solver(rank, 2)
+    held: list[str] = []
+    for cells, powers, scale, sign, why in equations:
+        row: dict[int, Fraction] = {}
+        for cell, power in zip(cells, powers, strict=True):
+            row[cell] = row.get(cell, Fraction(0)) + Fraction(power)
+        if scale:
+            scales.add(row)
+        if sign:
+            signs.add({c: abs(p) % 2 for c, p in row.items() if abs(p) % 2})
+        if len(cells) == 1 and why not in held:
+            held.append(why)
+    free: dict[int, str] = {}
+    for place in group.places:
+        for cell in place.cells[0].tolist():
+            for unknown in (*scales.expression(cell), *signs.expression(cell)):
+                free.setdefault(unknown, f"{name}.{len(free)}" if free else name)
+    legs = [leg for place in group.places for leg in _legs(found, place, name, scales, signs, free)]
+    out = []
+    for unknown, gauge in free.items():
+        scale = any(gauge == g for leg in legs for g, _ in leg.scale)
+        sign = any(gauge in leg.sign for leg in legs)
+        powers = [p for leg in legs for g, p in leg.scale if g == gauge]
+        linear = (
+            unbent and scale and sign and len(free) == 1 and len(group.roots) > 1
+            and all(abs(p) == 1 for p in powers) and all(leg.scale for leg in legs)
+        )  # fmt: skip
+        reason = "" if linear else _text(held)
+        out.append(GaugeVar(gauge, name, scale, sign, linear, reason))
+        _ = unknown
+    return out, legs
+
+
+def _legs(found: Inference, place: _Place, name: str, scales: Solver, signs: Solver, free: dict[int, str]) -> list[Leg]:
+    """The slots of one place, by what multiplies them."""
+    by_law: dict[tuple, list[int]] = {}
+    for slot, cell in enumerate(place.cells[0].tolist()):
+        scale = tuple((free[u], float(k)) for u, k in scales.expression(cell).items())
+        sign = tuple(free[u] for u in signs.expression(cell))
+        by_law.setdefault((scale, sign), []).append(slot)
+    dst = found.roles.get((place.param, place.axis), "dst") == "dst"
+    legs = []
+    for (scale, sign), slots in by_law.items():
+        index = place.index[:, slots]
+        stride = int(index[1, 0] - index[0, 0]) if len(index) > 1 else 1
+        straight = index[:1] + stride * np.arange(len(index))[:, None]
+        affine = bool((index == straight).all())
+        starts = tuple(index[0].tolist()) if affine else ()
+        places = () if affine else tuple(index.T.reshape(-1).tolist())
+        legs.append(
+            Leg(place.param, place.axis, name, starts, stride if affine else 0, place.where, scale, sign, dst, places)
+        )
+    return legs
+
+
+def _names(found: Inference, groups: list[_Group], fixed: dict[int, list[str]]) -> list[str]:
+    """The tensor that leads to a group, without ``.weight``; numbered where several groups share it."""
+    bases = []
+    for group in groups:
+        leads = [p for p in group.places if found.roles.get((p.param, p.axis), "dst") == "dst"]
+        if not leads and int(group.roots[0]) in fixed:
+            bases.append("input")
+            continue
+        first = min(leads or group.places, key=lambda p: p.axis)
+        bases.append(first.param.removesuffix(".weight"))
+    names, counts = [], {b: bases.count(b) for b in bases}
+    seen: dict[str, int] = {}
+    for base in bases:
+        seen[base] = seen.get(base, -1) + 1
+        names.append(base if counts[base] == 1 else f"{base}#{seen[base]}")
+    return names
+
+
+def _families(
+    classes: Classes, groups: list[_Group], names: list[str], fixed: dict[int, list[str]]
+) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Bundles that may be exchanged: they hold groups of the same parts, and nothing else holds them."""
+    group_of = {int(r): k for k, g in enumerate(groups) for r in g.roots.tolist()}
+    inside: dict[int, set[int]] = {}
+    for child, parent in classes.bundles.tolist():
+        if child in group_of:
+            inside.setdefault(parent, set()).add(group_of[child])
+    sorts: dict[tuple, list[list[int]]] = {}
+    for parent, members in inside.items():
+        if parent in fixed or parent in group_of:
+            continue
+        whole = all(all(int(r) in _children(classes, parent) for r in groups[m].roots) for m in members)
+        ordered = sorted(members, key=lambda m: int(classes.plain[groups[m].roots[0]]))
+        parts = tuple((int(classes.plain[groups[m].roots[0]]), len(groups[m].roots)) for m in ordered)
+        if whole and len(set(parts)) == len(parts):
+            key = (int(classes.plain[parent]), parts)
+            if ordered not in sorts.setdefault(key, []):
+                sorts[key].append(ordered)
+    families = []
+    for bundles in sorts.values():
+        flat = [m for b in bundles for m in b]
+        family = tuple(tuple(names[m] for m in b) for b in bundles)
+        if len(bundles) > 1 and len(set(flat)) == len(flat) and family not in families:
+            families.append(family)
+    return tuple(families)
+
+
+def _children(classes: Classes, parent: int) -> set[int]:
+    return set(classes.bundles[classes.bundles[:, 1] == parent, 0].tolist())

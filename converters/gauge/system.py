@@ -1,0 +1,109 @@
+"""The unknowns of the inference, and the constraints that operators put on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Equations ``sum_k power[k] log(scale of cells[k]) = 0``, one per entry of the arrays; signs likewise mod 2.
+
+    ``cells`` is ``[terms, n]``; ``scale`` and ``sign`` say for which of the two the equations hold.
+    """
+
+    cells: Ints
+    powers: tuple[float, ...]
+    scale: bool
+    sign: bool
+    why: str
+
+
+@dataclass
+class System:
+    """Atoms (what is permuted), cells (entries of axes, each with a scale and a sign), and constraints on them.
+
+    An atom has many cells: a neuron's row in one matrix and its column in the next. Cells know their atom.
+    """
+
+    num_atoms: int = 0
+    cell_atoms: list[Ints] = field(default_factory=list)
+    num_cells: int = 0
+    unions: list[tuple[Ints, Ints]] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)
+    fixed: list[tuple[Ints, str]] = field(default_factory=list)
+    bent: list[tuple[Ints, str]] = field(default_factory=list)
+    parents: list[tuple[Ints, Ints]] = field(default_factory=list)
+    notes: list[tuple[Ints, str]] = field(default_factory=list)
+
+    def atoms(self, *shape: int) -> Ints:
+        """New atoms."""
+        n = int(np.prod(shape, dtype=np.int64))
+        start, self.num_atoms = self.num_atoms, self.num_atoms + n
+        return np.arange(start, start + n, dtype=np.int64).reshape(shape)
+
+    def cells(self, atoms: Ints) -> Ints:
+        """A new cell for each entry of an array of atoms."""
+        start, self.num_cells = self.num_cells, self.num_cells + atoms.size
+        self.cell_atoms.append(atoms.reshape(-1))
+        return np.arange(start, start + atoms.size, dtype=np.int64).reshape(atoms.shape)
+
+    def same(self, a: Ints, b: Ints) -> None:
+        """These atoms move together."""
+        a, b = np.broadcast_arrays(a, b)
+        self.unions.append((a.reshape(-1), b.reshape(-1)))
+
+    def fix(self, atoms: Ints, why: str) -> None:
+        """These atoms do not move."""
+        self.fixed.append((np.unique(atoms), why))
+
+    def bend(self, atoms: Ints, why: str) -> None:
+        """Something acts on each of these atoms alone, so they do not mix linearly."""
+        self.bent.append((np.unique(atoms), why))
+
+    def balance(self, *terms: tuple[Ints, float], why: str, scale: bool = True, sign: bool = True) -> None:
+        """The product of the terms' scales, to their powers, is 1 (and that of their signs)."""
+        arrays = np.broadcast_arrays(*(cells for cells, _ in terms))
+        stacked = np.unique(np.stack([a.reshape(-1) for a in arrays]), axis=1)
+        self.rows.append(Rows(stacked, tuple(power for _, power in terms), scale, sign, why))
+
+    def hold(self, cells: Ints, why: str, *, scale: bool = True, sign: bool = True) -> None:
+        """These cells have scale (and sign) 1."""
+        self.balance((cells, 1.0), why=why, scale=scale, sign=sign)
+
+    def child(self, atoms: Ints, parent: Ints) -> None:
+        """Row ``atoms[i]`` lies inside ``parent[i]``, e.g. the channels of an attention head."""
+        self.parents.append((atoms.reshape(len(parent), -1), parent))
+
+    def note(self, atoms: Ints, what: str) -> None:
+        """Remember what happens to these atoms, for the reasons in words."""
+        self.notes.append((np.unique(atoms), what))
+
+    def roots(self) -> Ints:
+        """Per atom, the number of its class of atoms that move together.
+
+        Bundles with the same contents are the same bundle, however often an axis was split.
+        """
+        roots = self._components()
+        same: dict[bytes, int] = {}
+        for rows, parents in self.parents:
+            for row, parent in zip(roots[rows], parents.tolist(), strict=True):
+                first = same.setdefault(np.unique(row).tobytes(), parent)
+                if roots[first] != roots[parent]:
+                    self.unions.append((np.array([first]), np.array([parent])))
+        return self._components()
+
+    def _components(self) -> Ints:
+        if not self.unions:
+            return np.arange(self.num_atoms)
+        a = np.concatenate([u for u, _ in self.unions])
+        b = np.concatenate([v for _, v in self.unions])
+        links = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(self.num_atoms, self.num_atoms))
+        return connected_components(links, directed=False)[1].astype(np.int64)
