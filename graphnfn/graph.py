@@ -26,6 +26,7 @@ from graphnfn.fields import (
 )
 from graphnfn.spec import NEUTRAL_NODE, NetSpec
 from graphnfn.stack import Stack
+from graphnfn.traced_stack import AnyStack, TracedStack, join, pack
 
 
 class _BatchField:
@@ -46,6 +47,8 @@ def _weights(name: str) -> property:
     def write(self: NeuralGraph, value: Tensor) -> None:
         if "stacks" in self._store:
             self._flatten()
+            if "stacks" in self._store:
+                raise SpecError(f"{name} of a traced network is read only: edit its stacks, or its tensors and convert")
         self._store[name] = value
 
     return property(read, write)
@@ -102,10 +105,10 @@ class NeuralGraph(Data):
             SpecError: a parameter is missing or has a wrong shape.
         """
         stacked = {name: params[name][None] for name in spec.params if name in params}
-        return cls.from_stacks([Stack.pack(spec, stacked)])
+        return cls.from_stacks([pack(spec, stacked)])
 
     @classmethod
-    def from_stacks(cls, stacks: Sequence[Stack], members: Sequence[Tensor] | None = None) -> NeuralGraph:
+    def from_stacks(cls, stacks: Sequence[AnyStack], members: Sequence[Tensor] | None = None) -> NeuralGraph:
         """A batch from stacks of distinct specs.
 
         Args:
@@ -137,7 +140,7 @@ class NeuralGraph(Data):
         graphs = list(graphs)
         if not graphs:
             raise SpecError("NeuralGraph.batch got no graph: give one at least")
-        parts: dict[NetSpec, list[Stack]] = {}
+        parts: dict[NetSpec, list[Any]] = {}
         places: dict[NetSpec, list[Tensor]] = {}
         start = 0
         for graph in graphs:
@@ -145,7 +148,7 @@ class NeuralGraph(Data):
                 parts.setdefault(stack.spec, []).append(stack)
                 places.setdefault(stack.spec, []).append(members + start)
             start += graph.num_graphs
-        stacks = [Stack.join(stacks) for stacks in parts.values()]
+        stacks = [join(stacks) for stacks in parts.values()]
         return cls.from_stacks(stacks, [torch.cat(p) for p in places.values()])
 
     @staticmethod
@@ -197,7 +200,7 @@ class NeuralGraph(Data):
         """Per distinct spec, in order of first appearance, the places of its networks in the batch."""
         return list(places_by_spec(self.specs).values())
 
-    def stacks(self) -> list[Stack]:
+    def stacks(self) -> list[Any]:
         """Per distinct spec, the weights of its networks (views of the flat fields where those exist)."""
         if "stacks" in self._store:
             return self._store["stacks"]
@@ -239,7 +242,7 @@ class NeuralGraph(Data):
             raise SpecError(f"state_dict needs one network, this batch has {self.num_graphs}: use to_data_list()")
         return {name: value[0] for name, value in self.stacks()[0].unpack().items()}
 
-    def map_stacks(self, function: Callable[[Stack], Stack]) -> NeuralGraph:
+    def map_stacks(self, function: Callable[[Any], AnyStack]) -> NeuralGraph:
         """A new graph whose stacks are mapped one by one."""
         return NeuralGraph.from_stacks([function(s) for s in self.stacks()], self.members())
 
@@ -299,7 +302,7 @@ class NeuralGraph(Data):
         return self.stores[0][key]
 
     def apply(self, func: Callable[[Any], Any], *args: str) -> NeuralGraph:
-        self._store.apply(lambda v: v.apply(func) if isinstance(v, Stack) else func(v), *args)
+        self._store.apply(lambda v: v.apply(func) if isinstance(v, (Stack, TracedStack)) else func(v), *args)
         return self
 
     def clone(self, *args: str) -> NeuralGraph:
@@ -317,7 +320,7 @@ class NeuralGraph(Data):
 
     def _flatten(self) -> None:
         """Replace the stacks by the flat fields that PyG models read."""
-        if "stacks" not in self._store:
+        if "stacks" not in self._store or "x" in self._store:
             return
         stacks, members = self._store["stacks"], self.members()
         grid, ptr = common_grid(self.specs), node_starts(self.specs)
@@ -326,7 +329,8 @@ class NeuralGraph(Data):
         pieces: list[Any] = [None] * self.num_graphs
         weights = []
         for stack, places in zip(stacks, members, strict=True):
-            pad = torch.tensor(NEUTRAL_NODE[stack.spec.num_fields : fields]).to(stack.nodes)
+            neutral = (*NEUTRAL_NODE, *(0.0,) * fields)[stack.spec.num_fields : fields]
+            pad = torch.tensor(neutral).to(stack.nodes)
             nodes = torch.cat([stack.nodes, pad.expand(*stack.nodes.shape[:2], -1)], -1)
             for row, place in enumerate(places.tolist()):
                 pieces[place] = nodes[row]
@@ -340,7 +344,8 @@ class NeuralGraph(Data):
             x = stacks[0].nodes.reshape(int(ptr[-1]), fields)
         else:
             x = torch.cat(pieces)
-        del self._store["stacks"]
+        if not any(isinstance(s, TracedStack) for s in stacks):  # tensors of traced networks do not all lie in them
+            del self._store["stacks"]
         self._store["x"], self._store["edge_attr"] = x, torch.cat(weights)
 
     def _derived(self, name: str) -> Any:

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 
 from graphnfn.errors import GraphNFNError
 from graphnfn.graph import NeuralGraph
-from graphnfn.spec import NetSpec
-from graphnfn.stack import Stack
+from graphnfn.traced import decode_spec
+from graphnfn.traced_stack import TracedStack, pack
 
 _MARK = "graphnfn"
+_EXTRA, _INPUT = "+extra/", "+input/"
 
 
 def save(graph: NeuralGraph, path: str | Path) -> None:
@@ -34,7 +35,11 @@ def save(graph: NeuralGraph, path: str | Path) -> None:
         raise GraphNFNError(f"{path}: the folder {path.parent} does not exist; make it first")
     tensors, specs, members = {}, [], []
     for s, (stack, places) in enumerate(zip(graph.stacks(), graph.members(), strict=True)):
-        tensors.update({f"{s}/{name}": value.detach().cpu().contiguous() for name, value in stack.unpack().items()})
+        parts = {f"{s}/{name}": value for name, value in stack.unpack().items()}
+        if isinstance(stack, TracedStack):
+            parts |= {f"{s}{_EXTRA}{name}": value for name, value in stack.extra.items()}
+            parts |= {f"{s}{_INPUT}{k}": value for k, value in enumerate(stack.inputs)}
+        tensors.update({name: value.detach().cpu().clone().contiguous() for name, value in parts.items()})
         specs.append(stack.spec.to_json())
         members.append(places.tolist())
     header = {_MARK: "1", "specs": json.dumps(specs), "members": json.dumps(members)}
@@ -82,7 +87,7 @@ def load(path: str | Path) -> NeuralGraph:
             header = file.metadata() or {}
             if _MARK not in header:
                 raise GraphNFNError(f"{path}: no graphnfn graph; convert checkpoints with converters.convert")
-            specs = [NetSpec.from_json(text) for text in json.loads(header["specs"])]
+            specs = [decode_spec(text) for text in json.loads(header["specs"])]
             members = [torch.tensor(places) for places in json.loads(header["members"])]
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
@@ -90,5 +95,7 @@ def load(path: str | Path) -> NeuralGraph:
     stacks = []
     for s, spec in enumerate(specs):
         mine = {name: tensors[f"{s}/{name}"] for name in spec.params if f"{s}/{name}" in tensors}
-        stacks.append(Stack.pack(spec, mine))
+        extra = {n.removeprefix(f"{s}{_EXTRA}"): t for n, t in tensors.items() if n.startswith(f"{s}{_EXTRA}")}
+        inputs = sorted((n for n in tensors if n.startswith(f"{s}{_INPUT}")), key=lambda n: int(n.rpartition("/")[2]))
+        stacks.append(pack(spec, mine, extra, tuple(tensors[n] for n in inputs)))
     return NeuralGraph.from_stacks(stacks, members)

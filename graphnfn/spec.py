@@ -91,7 +91,7 @@ class NeuronGroup:
 class Block:
     """A parameter tensor as a bundle of edges ``src -> dst`` with one or more taps.
 
-    The tensor is reshaped to ``view`` and its axes reordered by ``dims`` into (dst, src, *taps).
+    The tensor (or a part of it) is reshaped to ``view`` and its axes reordered by ``dims`` into (dst, src, *taps).
 
     Args:
         param: name of the tensor; two blocks may name the same tensor (tied weights).
@@ -99,6 +99,7 @@ class Block:
         conv: what the convolution does, None where a bare state dict cannot tell.
         pre: operations on the source's activation before the block.
         post: operations on the block's output before the activation.
+        part: only these entries of an axis, as (axis, start, stop), before the view.
     """
 
     param: str
@@ -111,6 +112,7 @@ class Block:
     conv: ConvFacts | None = None
     pre: tuple[SpatialOp, ...] = ()
     post: tuple[SpatialOp, ...] = ()
+    part: tuple[tuple[int, int, int], ...] = ()
 
     @cached_property
     def taps(self) -> tuple[int, ...]:
@@ -254,7 +256,7 @@ class NetSpec:
             SpecError: the text is not a spec.
         """
         try:
-            return _decode(json.loads(text))
+            return decode(json.loads(text))
         except (KeyError, TypeError, ValueError) as error:
             raise SpecError(f"this text is not a NetSpec ({error}); write it with NetSpec.to_json") from error
 
@@ -269,7 +271,8 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _decode(d: dict[str, Any]) -> NetSpec:
+def decode(d: dict[str, Any]) -> NetSpec:
+    """A spec from parsed JSON."""
     groups = tuple(
         NeuronGroup(
             **{

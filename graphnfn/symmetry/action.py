@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import overload
 
 import torch
@@ -14,13 +15,22 @@ from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NODE_CHARGE, NODE_FIELDS, NeuronGroup
 from graphnfn.stack import Stack
 from graphnfn.symmetry.element import GroupAction, GroupElement
+from graphnfn.symmetry.law_element import LawElement
+from graphnfn.traced import TracedSpec
+from graphnfn.traced_stack import TracedStack
 
 
 @overload
 def act(element: GroupElement, target: NeuralGraph) -> NeuralGraph: ...
 @overload
 def act(element: GroupElement, target: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
-def act(element: GroupElement, target: NeuralGraph | Mapping[str, Tensor]) -> NeuralGraph | dict[str, Tensor]:
+@overload
+def act(element: LawElement, target: NeuralGraph) -> NeuralGraph: ...
+@overload
+def act(element: LawElement, target: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+def act(
+    element: GroupElement | LawElement, target: NeuralGraph | Mapping[str, Tensor]
+) -> NeuralGraph | dict[str, Tensor]:
     """Move weights by a group element; the network stays the same function.
 
     With g_i the factor of neuron i after permutation and phi from the activation table:
@@ -38,6 +48,8 @@ def act(element: GroupElement, target: NeuralGraph | Mapping[str, Tensor]) -> Ne
         SymmetryError: the target has another spec.
         SpecError: a state dict lacks a parameter of the spec.
     """
+    if isinstance(element, LawElement):
+        return _act_by_law(element, target)
     if isinstance(target, NeuralGraph):
         if any(s != element.spec for s in target.specs):
             raise SymmetryError("the graph has another spec than the group element: draw the element from graph.spec")
@@ -45,6 +57,19 @@ def act(element: GroupElement, target: NeuralGraph | Mapping[str, Tensor]) -> Ne
     graph = NeuralGraph.build(element.spec, target)
     moved = act(element, graph).state_dict()
     return {key: moved[key].to(value.dtype) if key in moved else value for key, value in target.items()}
+
+
+def _act_by_law(element: LawElement, target: NeuralGraph | Mapping[str, Tensor]) -> NeuralGraph | dict[str, Tensor]:
+    if not isinstance(target, NeuralGraph):
+        return element.act(target)
+    if any(not isinstance(s, TracedSpec) or s.law != element.law for s in target.specs):
+        raise SymmetryError("the graph has another spec than the group element: draw the element from graph.spec")
+
+    def move(stack: TracedStack) -> TracedStack:
+        rows = [element.act({name: t[i] for name, t in stack.tensors.items()}) for i in range(stack.size)]
+        return replace(stack, tensors={name: torch.stack([row[name] for row in rows]) for name in stack.tensors})
+
+    return target.map_stacks(move)
 
 
 def act_on_stack(element: GroupElement, stack: Stack) -> Stack:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from graphnfn.activations import Gauge
 from graphnfn.errors import SymmetryError
 from graphnfn.spec import NetSpec, NeuronGroup
+from graphnfn.symmetry.law_element import LawElement, random_law_element
+from graphnfn.traced import TracedSpec
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,20 @@ def _check(group: NeuronGroup, action: GroupAction) -> None:
         raise SymmetryError(f"group {group.id!r} has no half turns as a symmetry: it needs sin or cos and a bias")
 
 
+@overload
+def random_element(
+    spec: TracedSpec, decades: float = ..., seed: int | torch.Generator | None = ..., *, permute: bool = ...
+) -> LawElement: ...
+@overload
+def random_element(
+    spec: NetSpec,
+    decades: float = ...,
+    seed: int | torch.Generator | None = ...,
+    *,
+    networks: int | None = ...,
+    half_turns: int = ...,
+    permute: bool = ...,
+) -> GroupElement: ...
 def random_element(
     spec: NetSpec,
     decades: float = 2.0,
@@ -125,7 +142,7 @@ def random_element(
     networks: int | None = None,
     half_turns: int = 0,
     permute: bool = True,
-) -> GroupElement:
+) -> GroupElement | LawElement:
     """Draw a group element: uniform permutations and signs, log-uniform scales.
 
     Args:
@@ -136,12 +153,16 @@ def random_element(
         half_turns: phases n pi / omega with n uniform on -half_turns .. half_turns, where they are symmetries.
         permute: False leaves the neurons in place.
 
+    For a traced network the element is a LawElement; it has no half turns, and one element serves a whole batch.
+
     Example:
         >>> from graphnfn.chain import mlp_spec
         >>> element = random_element(mlp_spec([2, 5, 1], "tanh"), seed=0)
         >>> sorted(set(element.actions["layers.0"].scale.tolist()))
         [1.0]
     """
+    if isinstance(spec, TracedSpec):
+        return random_law_element(spec.law, decades, seed, permute=permute)
     generator = seed if isinstance(seed, torch.Generator) else None
     if isinstance(seed, int):
         generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,171 @@
+"""Prove a claimed symmetry on the checkpoint itself: moved weights must give the same outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from graphnfn.errors import ConversionError
+from graphnfn.graph import NeuralGraph
+from graphnfn.law import SymmetryLaw
+from graphnfn.running import run_program
+from graphnfn.symmetry.law_element import LawElement, random_law_element
+from graphnfn.traced import TracedSpec, traced_spec
+from graphnfn.traced_stack import TracedStack
+
+Runner = Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]
+
+TOLERANCE = 1e-9
+"""Largest relative change of an output in float64."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out.
+
+    Args:
+        errors: per group with a symmetry, the worst relative change of the outputs when only it moves.
+        joint: the same when everything moves at once, families included.
+        demoted: groups whose claim failed, and by how much.
+        unchecked: groups that there was no time for; ``joint`` covers them.
+    """
+
+    errors: dict[str, float]
+    joint: float
+    demoted: dict[str, float]
+    unchecked: tuple[str, ...]
+
+    @property
+    def worst(self) -> float:
+        """The largest error of what is still claimed."""
+        kept = [e for g, e in self.errors.items() if g not in self.demoted]
+        return max([self.joint, *kept])
+
+
+def verify_graph(
+    graph: NeuralGraph,
+    *,
+    decades: float = 2.0,
+    draws: int = 2,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+    seconds: float = 60.0,
+    runner: Runner | None = None,
+) -> tuple[NeuralGraph, Verification]:
+    """Check every group of a traced network; groups that fail lose their symmetry.
+
+    For group elements g: ``max |f(g w) - f(w)| / max |f(w)|`` per output, on random inputs, in float64.
+
+    Args:
+        graph: one traced network.
+        decades: of the scales.
+        draws: group elements per group.
+        seed: of elements and inputs.
+        tolerance: what counts as equal.
+        seconds: time for single groups; what is left is checked jointly only.
+        runner: runs the network on a state dict; without it the traced program does.
+
+    Returns:
+        The graph, with the law that held, and the errors.
+
+    Raises:
+        ConversionError: the network's outputs are not finite.
+    """
+    stack = graph.stacks()[0]
+    if not isinstance(stack, TracedStack):
+        raise ConversionError("verify_graph checks traced networks: convert with example_input=")
+    tensors = {name: t[0].to(torch.float64) for name, t in stack.tensors.items()}
+    run = runner or program_runner(stack, seed)
+    base = run(tensors)
+    if not all(bool(torch.isfinite(b).all()) for b in base):
+        raise ConversionError("the network's outputs are not finite on random inputs: its symmetry cannot be verified")
+    law = stack.spec.law
+    moving = [g.id for g in law.groups if g.permutable or law.gauges_of[g.id]]
+    end = time.monotonic() + seconds
+    errors: dict[str, float] = {}
+    for name in moving:
+        if time.monotonic() > end:
+            break
+        found = [random_law_element(law, decades, seed + d, groups={name}) for d in range(draws)]
+        errors[name] = max(_error(run, base, element, tensors) for element in found)
+    demoted = {name: e for name, e in errors.items() if not e <= tolerance}
+    law = demote(law, demoted)
+    joint = _joint(law, run, base, tensors, decades, draws, seed)
+    if not joint <= tolerance and law.families:
+        law = replace(law, families=(), notes=(*law.notes, f"exchanges of bundles changed the output ({joint:.1e})"))
+        joint = _joint(law, run, base, tensors, decades, draws, seed)
+    if not joint <= tolerance:
+        left = {name: joint for name in moving if name not in errors}
+        law, demoted = demote(law, left), {**demoted, **left}
+        joint = _joint(law, run, base, tensors, decades, draws, seed)
+    report = Verification(errors, joint, demoted, tuple(n for n in moving if n not in errors))
+    return (graph if law == stack.spec.law else with_law(graph, law)), report
+
+
+def _joint(
+    law: SymmetryLaw, run: Runner, base: tuple[Tensor, ...], tensors: Mapping[str, Tensor], decades: float, draws: int,
+    seed: int,
+) -> float:  # fmt: skip
+    elements = [random_law_element(law, decades, seed + 100 + d) for d in range(draws)]
+    return max(_error(run, base, element, tensors) for element in elements)
+
+
+def _error(run: Runner, base: tuple[Tensor, ...], element: LawElement, tensors: Mapping[str, Tensor]) -> float:
+    moved = run(element.act(tensors))
+    worst = 0.0
+    for a, b in zip(base, moved, strict=True):
+        if not b.numel():
+            continue
+        if not bool(torch.isfinite(b).all()):
+            return float("inf")
+        difference = (a.double() - b.double()).abs().max()
+        worst = max(worst, float(difference / a.double().abs().max().clamp(min=1e-30)))
+    return worst
+
+
+def program_runner(stack: TracedStack, seed: int = 0) -> Runner:
+    """Run the traced program on the example inputs, with random numbers for what is floating point."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [
+        torch.randn(x.shape, generator=generator, dtype=torch.float64) if x.is_floating_point() else x
+        for x in stack.inputs
+    ]
+
+    def run(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            found = run_program(stack.spec, tensors, stack.extra, inputs)
+        return tuple(x for x in found if isinstance(x, Tensor) and x.is_floating_point())
+
+    return run
+
+
+def demote(law: SymmetryLaw, failed: Mapping[str, float]) -> SymmetryLaw:
+    """The law without the symmetry of some groups; it says so in its notes."""
+    if not failed:
+        return law
+    why = {name: f"failed verification: outputs changed by {error:.1e}" for name, error in failed.items()}
+    groups = tuple(replace(g, permutable=False, reason=why[g.id]) if g.id in failed else g for g in law.groups)
+    lost = {v.id for v in law.gauges if v.group in failed}
+    legs = tuple(
+        replace(
+            leg,
+            scale=tuple((v, p) for v, p in leg.scale if v not in lost),
+            sign=tuple(v for v in leg.sign if v not in lost),
+        )
+        for leg in law.legs
+    )
+    families = tuple(f for f in law.families if not any(g in failed for bundle in f for g in bundle))
+    notes = (*law.notes, *(f"group {name!r} {text}" for name, text in why.items()))
+    gauges = tuple(v for v in law.gauges if v.id not in lost)
+    return SymmetryLaw(groups, gauges, legs, families, notes)
+
+
+def with_law(graph: NeuralGraph, law: SymmetryLaw) -> NeuralGraph:
+    """A traced network with another law."""
+    stack = graph.stacks()[0]
+    assert isinstance(stack.spec, TracedSpec)
+    return NeuralGraph.from_stacks([replace(stack, spec=traced_spec(law, stack.spec.program, dict(stack.spec.shapes)))])
