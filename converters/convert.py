@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from converters.loaded import Loaded
 from converters.modules import module_spec
+from converters.readers import filled, read_network
 from converters.sources import read_tensors, state_dict_of
 from converters.tensors import tensors_spec
+from converters.traced import loaded_graph
+from converters.verify import verify_graph
 from graphnfn import io
 from graphnfn.activations import Activation, as_activation
 from graphnfn.effective import fold_norms
 from graphnfn.errors import ConversionError, SpecError
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
+from graphnfn.traced import TracedSpec
 
-Source = nn.Module | Mapping[str, Tensor] | str | Path
+Source = nn.Module | Mapping[str, Tensor] | str | Path | Any
+Inputs = Tensor | Sequence[Tensor]
 
 
-def convert(
+def convert(  # noqa: PLR0913 - one door for every source
     source: Source,
     *,
     activation: str | Activation | None = None,
     omega: float | None = None,
     output_activation: str | Activation | None = None,
     fold_norm: bool = False,
-    example_input: Tensor | None = None,
+    example_input: Inputs | None = None,
+    module: nn.Module | None = None,
+    verify: bool = True,
+    strict: bool = False,
 ) -> NeuralGraph:
-    """Turn a checkpoint of an MLP or a plain CNN into a neuron graph; :func:`converters.restore` leads back.
+    """Turn a checkpoint into a neuron graph; :func:`converters.restore` leads back.
+
+    Plain MLPs and CNNs are read layer by layer. Everything else is traced: its symmetry is inferred operator by
+    operator and verified on its own weights; the graph's spec is then a :class:`~graphnfn.traced.TracedSpec`.
 
     Args:
-        source: a module, a state dict, or the path of a .safetensors, .pt or .pth file (also one that
-            :func:`graphnfn.save` wrote).
+        source: a module, a state dict, a scikit-learn MLP, or a path: .safetensors, .pt, .pth, .ckpt, .npz, .onnx,
+            .h5, .keras, a Hugging Face or PEFT folder, or a graph that :func:`graphnfn.save` wrote.
         activation: of all hidden layers, where a state dict cannot tell.
         omega: frequency, with ``activation`` sin or cos.
         output_activation: of the last layer, where a state dict cannot tell.
-        fold_norm: fold batch norms into the layers before them.
-        example_input: one batch for a module; records the input's shape and the positions behind a flatten.
+        fold_norm: fold batch norms into the layers before them (MLPs and CNNs).
+        example_input: one batch for a module, or several inputs: needed to trace.
+        module: the architecture of a checkpoint that holds tensors only.
+        verify: check the symmetry of traced networks on the weights, and give up what fails.
+        strict: an operator without a rule is an error, rather than a reason to fix what is around it.
 
     Raises:
         ConversionError: something is not supported, does not chain, is missing, damaged or not finite.
@@ -51,20 +67,63 @@ def convert(
     """
     if isinstance(source, (str, Path)) and io.is_graph_file(Path(source)):
         return io.load(source)
+    inputs = _inputs(example_input)
+    hints = (activation, omega, output_activation) != (None, None, None)
+    loaded = read_network(source)
+    if module is not None and loaded is None:
+        loaded = filled(module, tensors_of(source), inputs or ())
+        source = loaded.module
+    if hints and (loaded is not None or isinstance(source, nn.Module)):
+        raise ConversionError("a module tells its activations itself: drop activation=, omega=, output_activation=")
     if isinstance(source, nn.Module):
-        if (activation, omega, output_activation) != (None, None, None):
-            raise ConversionError("a module tells its activations itself: drop activation=, omega=, output_activation=")
-        spec, tensors = module_spec(source, example_input), tensors_of(source)
-    else:
-        if example_input is not None:
-            raise ConversionError("example_input= runs a module; a state dict cannot run: drop it, or give the module")
-        if omega is not None and activation not in ("sin", "cos"):
-            raise ConversionError(f"omega={omega} goes with activation='sin' or 'cos', not with {activation!r}")
-        tensors = tensors_of(source)
-        hidden = None if activation is None else as_activation(activation, omega)
-        last = None if output_activation is None else as_activation(output_activation)
-        spec = tensors_spec(tensors, hidden, last)
-    graph = _build(spec, tensors)
+        graph = _chain_of(source, inputs) if loaded is None or _same_names(loaded) else None
+        if graph is not None:
+            return _folded(graph, fold_norm)
+        loaded = loaded or Loaded(source, inputs or (), {})
+    if loaded is not None:
+        return _traced(loaded, fold_norm=fold_norm, verify=verify, strict=strict)
+    if inputs is not None:
+        raise ConversionError("example_input= runs a module; a state dict cannot run: drop it, or give module= too")
+    if omega is not None and activation not in ("sin", "cos"):
+        raise ConversionError(f"omega={omega} goes with activation='sin' or 'cos', not with {activation!r}")
+    tensors = tensors_of(source)
+    hidden = None if activation is None else as_activation(activation, omega)
+    last = None if output_activation is None else as_activation(output_activation)
+    return _folded(_build(tensors_spec(tensors, hidden, last), tensors), fold_norm)
+
+
+def _inputs(example_input: Inputs | None) -> tuple[Tensor, ...] | None:
+    if example_input is None:
+        return None
+    return (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
+
+
+def _same_names(loaded: Loaded) -> bool:
+    return all(name == own for name, own in loaded.names.items())
+
+
+def _chain_of(module: nn.Module, inputs: tuple[Tensor, ...] | None) -> NeuralGraph | None:
+    """The graph of a plain MLP or CNN; None where the module is something else and can be traced."""
+    try:
+        spec = module_spec(module, inputs[0] if inputs and len(inputs) == 1 else None)
+    except ConversionError as error:
+        if inputs is None:
+            raise ConversionError(f"{error}. Anything else is traced: give example_input=") from error
+        return None
+    return _build(spec, module.state_dict())
+
+
+def _traced(loaded: Loaded, *, fold_norm: bool, verify: bool, strict: bool) -> NeuralGraph:
+    if fold_norm:
+        raise ConversionError("fold_norm= is for plain MLPs and CNNs: this network is traced as it is, drop it")
+    graph = loaded_graph(loaded)
+    assert isinstance(graph.spec, TracedSpec)
+    if strict and graph.spec.law.notes:
+        raise ConversionError("; ".join(graph.spec.law.notes) + " (strict=True); drop strict= to convert the rest")
+    return verify_graph(graph)[0] if verify else graph
+
+
+def _folded(graph: NeuralGraph, fold_norm: bool) -> NeuralGraph:
     try:
         return fold_norms(graph) if fold_norm else graph
     except SpecError as error:
@@ -79,6 +138,9 @@ def tensors_of(source: Source) -> dict[str, Tensor]:
     """
     if isinstance(source, nn.Module):
         return source.state_dict()
+    loaded = read_network(source)
+    if loaded is not None:
+        return {loaded.names.get(name, name): t for name, t in loaded.module.state_dict().items()}
     if isinstance(source, (str, Path)):
         return read_tensors(Path(source))
     if isinstance(source, Mapping):
@@ -109,4 +171,4 @@ def _refuse_shared(used: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
     for name, tensor in tensors.items():
         first = names.get(tensor.data_ptr(), name)
         if first != name:
-            raise ConversionError(f"{first!r} and {name!r} are one tensor: shared weights are not supported yet")
+            raise ConversionError(f"{first!r} and {name!r} are one tensor: give the module and example_input= instead")

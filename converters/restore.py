@@ -13,6 +13,7 @@ from graphnfn.effective import FOLDED_BIAS
 from graphnfn.errors import ConversionError, SpecError
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
+from graphnfn.traced import TracedSpec
 
 
 def restore(graph: NeuralGraph, like: Source) -> dict[str, Tensor]:
@@ -56,9 +57,21 @@ def restore(graph: NeuralGraph, like: Source) -> dict[str, Tensor]:
                 f"{name!r} holds up to {value.abs().max():.3g}, which is not finite as {tensors[name].dtype}: "
                 "canonicalize the graph first, or convert and restore in a wider type"
             )
-    if any(name.endswith("running_mean") for name in set(tensors) - set(params)):
+    _follow_ties(out, params, tensors)
+    if not isinstance(graph.spec, TracedSpec) and any(
+        name.endswith("running_mean") for name in set(tensors) - set(params)
+    ):
         _neutralise(out, params, extra, _spec_of(like, tensors))
     return out
+
+
+def _follow_ties(out: dict[str, Tensor], params: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Names that share their storage with a parameter of the graph share it afterwards."""
+    mains = {(t.data_ptr(), t.shape, t.stride()): name for name, t in tensors.items() if name in params and t.numel()}
+    for name, tensor in tensors.items():
+        main = mains.get((tensor.data_ptr(), tensor.shape, tensor.stride()))
+        if main is not None and name not in params:
+            out[name] = out[main]
 
 
 def _spec_of(like: Source, tensors: dict[str, Tensor]) -> NetSpec:

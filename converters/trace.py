@@ -56,22 +56,37 @@ def trace_module(module: nn.Module, inputs: Sequence[Tensor]) -> Traced:
             raise ConversionError(f"{name!r} has no shape yet: run the module once before converting it")
     modes = {part: part.training for part in module.modules()}
     try:
+        _run_once(module.eval(), inputs)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(module.eval(), tuple(inputs), strict=False)
             exported = _decomposed(exported)
+    except ConversionError:
+        raise
     except Exception as error:  # tracing runs the user's own forward, which may raise anything
-        first = str(error).strip().splitlines()
-        text = first[0] if first else type(error).__name__
-        shapes = [tuple(x.shape) for x in inputs]
         raise ConversionError(
-            f"{type(module).__name__} cannot be traced on inputs of shapes {shapes} ({text}): give inputs that it runs "
-            "on, and a forward without branches on values"
+            f"{type(module).__name__} cannot be traced ({_first_line(error)}): its forward must not branch on values"
         ) from error
     finally:
         for part, training in modes.items():
             part.training = training
     return _collect(module, exported, tuple(inputs))
+
+
+def _run_once(module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    except Exception as error:  # the user's own forward, which may raise anything
+        shapes = [tuple(x.shape) for x in inputs]
+        raise ConversionError(
+            f"example_input of shape {shapes[0] if len(shapes) == 1 else shapes} does not run: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _decomposed(exported: ExportedProgram) -> ExportedProgram:

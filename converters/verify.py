@@ -115,7 +115,11 @@ def _joint(
 
 
 def _error(run: Runner, base: tuple[Tensor, ...], element: LawElement, tensors: Mapping[str, Tensor]) -> float:
-    moved = run(element.act(tensors))
+    return relative_error(base, run(element.act(tensors)))
+
+
+def relative_error(base: tuple[Tensor, ...], moved: tuple[Tensor, ...]) -> float:
+    """``max |moved - base| / max |base|``, the worst of all outputs; infinite where one is not finite."""
     worst = 0.0
     for a, b in zip(base, moved, strict=True):
         if not b.numel():
