@@ -16,13 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from converters.archive import MAX_BYTES, MAX_RATIO, member
 from graphnfn.errors import ConversionError
 
-MAX_BYTES = 4 << 30
-"""Largest file, and largest sum of the tensors in it, that is read."""
 MAX_CONFIG = 64 << 20
-MAX_RATIO = 1100
-"""Deflate cannot expand further; what claims to is refused."""
 WEIGHTS = "model.weights.h5"
 _CONFIG, _METADATA = "config.json", "metadata.json"
 
@@ -60,7 +57,7 @@ def opened(path: Path) -> Iterator[Opened]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 config, version = _json(archive, _CONFIG), _json(archive, _METADATA)
-                data = member(archive, WEIGHTS, MAX_BYTES)
+                data = member(archive, WEIGHTS)
             with h5py.File(io.BytesIO(data), "r") as root:
                 yield Opened(root, config, _major(version.get("keras_version")), True)
         else:
@@ -77,21 +74,6 @@ def opened(path: Path) -> Iterator[Opened]:
     except Exception as error:  # damaged bytes end in any of h5py's and zipfile's errors
         first = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise ConversionError(f"{path}: damaged or no Keras file ({first[:200]}); save the model again") from error
-
-
-def member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """A file in an archive, checked against what it declares before it is unpacked."""
-    try:
-        info = archive.getinfo(name)
-    except KeyError:
-        raise ConversionError(f"{archive.filename}: no {name} in the archive; expected a Keras model") from None
-    if info.file_size > min(limit, MAX_RATIO * max(info.compress_size, 1)):
-        raise ConversionError(f"{archive.filename}: {name} claims {info.file_size} bytes; expected at most {limit}")
-    with archive.open(info) as file:
-        data = file.read(info.file_size + 1)
-    if len(data) != info.file_size:
-        raise ConversionError(f"{archive.filename}: {name} has another size than it declares; save it again")
-    return data
 
 
 def _json(archive: zipfile.ZipFile, name: str) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from converters.keras.files import MAX_BYTES, Opened, dataset, tensor
+from converters.archive import MAX_BYTES
+from converters.keras.files import Opened, dataset, tensor
 from converters.keras.layer import Layer, Slot
 from converters.keras.network import Network
 from graphnfn.errors import ConversionError

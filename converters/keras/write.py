@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
-import torch
-from torch import Tensor
 
-from converters.keras.files import MAX_BYTES, WEIGHTS, dataset, member, opened
+from converters.archive import replacing, rewritten
+from converters.keras.files import WEIGHTS, dataset, opened
+from converters.npz import cast
 from graphnfn.errors import ConversionError
 
 
@@ -29,7 +25,8 @@ def write_keras(like_path: str | Path, tensors: Mapping[str, Any], target: str |
         target: where the copy goes; it appears whole or not at all.
 
     Raises:
-        ConversionError: the file is no Keras model, or has no tensor of such a name and shape.
+        ConversionError: the file is no Keras model, has no tensor of such a name and shape, or its dtype cannot hold
+            the values.
     """
     source, target = Path(like_path), Path(target)
     with opened(source) as file:
@@ -38,39 +35,25 @@ def write_keras(like_path: str | Path, tensors: Mapping[str, Any], target: str |
             found = dataset(file.root, name)
             if found.shape != tuple(value.shape):
                 raise ConversionError(f"{name!r} has shape {tuple(value.shape)}; {source} has {found.shape} there")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    os.close(handle)
-    try:
+    with replacing(target) as temporary:
         if archive:
-            _write_archive(source, tensors, temporary)
+            rewritten(source, temporary, lambda name, data: _changed(data, tensors) if name == WEIGHTS else data)
         else:
             shutil.copyfile(source, temporary)
             with h5py.File(temporary, "r+") as root:
                 _assign(root, tensors)
-        Path(temporary).replace(target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
-def _write_archive(source: Path, tensors: Mapping[str, Any], temporary: str) -> None:
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(temporary, "w") as new:
-        for info in old.infolist():
-            data = member(old, info.filename, MAX_BYTES)
-            if info.filename == WEIGHTS:
-                changed = io.BytesIO(data)
-                with h5py.File(changed, "r+") as root:
-                    _assign(root, tensors)
-                data = changed.getvalue()
-            new.writestr(info, data)
+def _changed(data: bytes, tensors: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO(data)
+    with h5py.File(file, "r+") as root:
+        _assign(root, tensors)
+    return file.getvalue()
 
 
 def _assign(root: h5py.File, tensors: Mapping[str, Any]) -> None:
     for name, value in tensors.items():
         found = dataset(root, name)
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        with np.errstate(over="ignore"):
-            array = array.astype(found.dtype)
-        if not np.isfinite(array).all() and bool(torch.as_tensor(np.asarray(value)).isfinite().all()):
-            raise ConversionError(f"{name!r} holds values that are not finite as {found.dtype}; canonicalize first")
-        if found[()].tobytes() != array.tobytes():
+        array = cast(name, value, found.dtype)
+        if found[()].tobytes() != array.tobytes():  # unchanged values stay untouched, so does their storage
             found[...] = array
