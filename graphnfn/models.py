@@ -21,10 +21,12 @@ from graphnfn.nn.readout import InvariantReadout
 from graphnfn.nn.state import LevelCode, State
 from graphnfn.nn.synchronous import SynchronousLayer
 from graphnfn.nn.taps import Sizes
+from graphnfn.nn.traced import TracedReader
 from graphnfn.nn.wiring import Wiring
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.symmetry.canonical import CanonicalScales, canonical_scales
+from graphnfn.traced_stack import TracedStack
 
 LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
     "native": (NativeSweep,),
@@ -100,39 +102,57 @@ class GraphMetaNet(nn.Module):
         self.sizes = sizes
         self.code = LevelCode(c.width)
         self.layers = nn.ModuleList(layer(c.width, sizes) for _ in range(c.rounds) for layer in LAYERS[c.layer])
+        if sizes.traced:
+            self.reader = TracedReader(c.width, 4 * c.width)
         self.head = EditHead(c.width, c.rank, sizes) if c.head == "edit" else InvariantReadout(c.width, c.out, sizes)
 
     def forward(self, data: Data) -> Tensor | NeuralGraph:
-        graph = NeuralGraph.of(data)
-        canonical = self._canonical(graph)
-        wirings: list[Wiring] = [BlockWiring(stack) for _, stack in canonical]
-        return self._heads(graph, [scales for scales, _ in canonical], wirings)
+        return self._run(data, together=False)
 
     def forward_on_edges(self, data: Data) -> Tensor | NeuralGraph:
-        """The same numbers by ``edge_index`` gathers and scatters, all architectures of the batch at once."""
+        """The same numbers by ``edge_index`` gathers and scatters, all architectures of the batch at once.
+
+        Traced networks are read tensor by tensor here, too.
+        """
+        return self._run(data, together=True)
+
+    def _run(self, data: Data, *, together: bool) -> Tensor | NeuralGraph:
         graph = NeuralGraph.of(data)
-        canonical = self._canonical(graph)
-        wiring = EdgeWiring([stack for _, stack in canonical])
-        return self._heads(graph, [scales for scales, _ in canonical], [wiring])
-
-    def _canonical(self, graph: NeuralGraph) -> list[tuple[CanonicalScales, Stack]]:
-        """Per spec, scales in the precision of the weights, and canonical weights in that of the model."""
-        found = [canonical_scales(stack) for stack in graph.stacks()]
+        stacks = graph.stacks()
         if self.sizes is None:
-            self.initialize(Sizes.of(stack.spec for _, stack in found))
-            self.to(found[0][1].nodes.device, found[0][1].nodes.dtype)
-        dtype = next(self.parameters()).dtype
-        return [(scales, stack.apply(lambda t: t.to(dtype))) for scales, stack in found]
-
-    def _heads(self, graph: NeuralGraph, scales: list[CanonicalScales], wirings: list[Wiring]) -> Tensor | NeuralGraph:
-        states = [self._features(wiring) for wiring in wirings]
-        results = [self.head(state, wiring) for state, wiring in zip(states, wirings, strict=True)]
+            self.initialize(Sizes.of(stack.spec for stack in stacks))
+            first = next(iter(stacks[0].unpack().values()))
+            wide = first.dtype if first.dtype in (torch.float32, torch.float64) else torch.float32
+            self.to(first.device, wide)
+        chains = [stack for stack in stacks if not isinstance(stack, TracedStack)]
+        found = iter(self._chains(chains, together) if chains else [])
+        results = [self._traced(s) if isinstance(s, TracedStack) else next(found) for s in stacks]
         if isinstance(self.head, EditHead):
-            changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
-            edited = [_edit(s, c, d) for s, c, d in zip(graph.stacks(), scales, changes, strict=True)]
-            return NeuralGraph.from_stacks(edited, graph.members())
+            return NeuralGraph.from_stacks(results, graph.members())
         order = torch.cat(graph.members()).argsort().to(results[0].device)
         return torch.cat(results)[order]
+
+    def _traced(self, stack: TracedStack) -> Any:
+        """The prediction for a stack of traced networks, or the edited stack."""
+        assert self.sizes is not None
+        if not self.sizes.traced:
+            raise SpecError(
+                "this model was sized for MLPs and CNNs, the batch has a traced network: give "
+                "GraphMetaNet(config, specs=[...]) all architectures it shall read"
+            )
+        return self.reader.edit(stack) if isinstance(self.head, EditHead) else self.head.predict(self.reader(stack))
+
+    def _chains(self, stacks: list[Stack], together: bool) -> list[Any]:
+        """The same for stacks of MLPs and CNNs."""
+        dtype = next(self.parameters()).dtype
+        found = [canonical_scales(stack) for stack in stacks]  # scales in the precision of the weights
+        canonical = [stack.apply(lambda t: t.to(dtype)) for _, stack in found]
+        wirings: list[Wiring] = [EdgeWiring(canonical)] if together else [BlockWiring(stack) for stack in canonical]
+        results = [self.head(self._features(wiring), wiring) for wiring in wirings]
+        if isinstance(self.head, EditHead):
+            changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
+            return [_edit(s, scales, d) for s, (scales, _), d in zip(stacks, found, changes, strict=True)]
+        return list(torch.cat(results).split([stack.size for stack in stacks]))
 
     def _features(self, wiring: Wiring) -> State:
         state = State(self.code(wiring))
@@ -142,7 +162,7 @@ class GraphMetaNet(nn.Module):
 
     def get_extra_state(self) -> Any:
         s = self.sizes
-        return None if s is None else (s.inputs, s.outputs, s.kernel_grid, s.position_grid)
+        return None if s is None else (s.inputs, s.outputs, s.kernel_grid, s.position_grid, s.traced)
 
     def set_extra_state(self, state: Any) -> None:
         if state is not None and self.sizes is None:

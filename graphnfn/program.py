@@ -123,6 +123,8 @@ def operator(target: str) -> Callable[..., Any]:
     Raises:
         SpecError: there is none; programs may call ATen operators only.
     """
+    if target == "aten.batch_norm.default":
+        return _batch_norm
     library, _, rest = target.partition(".")
     packet, _, overload = rest.partition(".")
     if library != "aten" or not packet.isidentifier() or not overload.isidentifier():
@@ -131,6 +133,19 @@ def operator(target: str) -> Callable[..., Any]:
         return getattr(getattr(torch.ops.aten, packet), overload)
     except AttributeError as error:
         raise SpecError(f"this PyTorch has no operator {target!r}: convert again with this version") from error
+
+
+def _batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, training: bool,
+    momentum: float, eps: float, cudnn: bool,
+) -> Tensor:  # fmt: skip
+    """In eval mode with gradients for the running statistics, too, which PyTorch's own does not give."""
+    if training or mean is None or var is None:
+        return torch.ops.aten.batch_norm.default(x, weight, bias, mean, var, training, momentum, eps, cudnn)
+    gain = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
+    shape = (1, -1, *(1,) * (x.dim() - 2))
+    out = (x - mean.view(shape)) * gain.view(shape)
+    return out if bias is None else out + bias.view(shape)
 
 
 def execute(
@@ -180,7 +195,7 @@ def execute(
             result = args[0][args[1]]
         else:
             function = operator(op.target)
-            if any(a.name == "device" for a in function._schema.arguments) and not op.refs():  # type: ignore[attr-defined]
+            if not op.refs() and any(a.name == "device" for a in function._schema.arguments):  # type: ignore[attr-defined]
                 kwargs["device"] = device
             result = function(*args, **kwargs)
         values[op.name] = result if observe is None else observe(op.name, result)

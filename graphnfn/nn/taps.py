@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from graphnfn.errors import SpecError
 from graphnfn.spec import Block, NetSpec
 from graphnfn.topology import tap_slots
+from graphnfn.traced import TracedSpec
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Sizes:
         inputs, outputs: largest numbers of input and output neurons.
         kernel_grid: smallest grid in which every conv kernel can be centred.
         position_grid: the same for the positions behind a flatten.
+        traced: whether there are traced networks, which need no tables but a reader of their own.
     """
 
     inputs: int
     outputs: int
     kernel_grid: tuple[int, ...]
     position_grid: tuple[int, ...]
+    traced: bool = False
 
     @staticmethod
     def of(specs: Iterable[NetSpec]) -> Sizes:
@@ -39,8 +42,10 @@ class Sizes:
         specs = tuple(specs)
         if not specs:
             raise SpecError("got no spec: a model needs one architecture at least to size its tables")
-        inputs, outputs = max(s.groups[0].size for s in specs), max(s.groups[-1].size for s in specs)
-        return Sizes(inputs, outputs, _grid(specs, "conv"), _grid(specs, "linear"))
+        chains = tuple(s for s in specs if not isinstance(s, TracedSpec))
+        inputs = max((s.groups[0].size for s in chains), default=1)
+        outputs = max((s.groups[-1].size for s in chains), default=1)
+        return Sizes(inputs, outputs, _grid(chains, "conv"), _grid(chains, "linear"), len(chains) < len(specs))
 
 
 def _grid(specs: tuple[NetSpec, ...], kind: str) -> tuple[int, ...]:
