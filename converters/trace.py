@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +125,7 @@ def _collect(module: nn.Module, exported: ExportedProgram, inputs: tuple[Tensor,
         elif spec.target in state:
             names.append((value, aliases.get(str(spec.target), str(spec.target))))
         else:
-            source = exported.constants if spec.target in exported.constants else exported.state_dict
+            source: Mapping[str, Any] = exported.constants if spec.target in exported.constants else exported.state_dict
             constants.append(value)
             values.append(source[str(spec.target)].detach())
     shapes: dict[str, Any] = {}

@@ -135,7 +135,7 @@ def operator(target: str) -> Callable[..., Any]:
         raise SpecError(f"this PyTorch has no operator {target!r}: convert again with this version") from error
 
 
-def _batch_norm(
+def _batch_norm(  # noqa: PLR0913 - the operator's own signature
     x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, training: bool,
     momentum: float, eps: float, cudnn: bool,
 ) -> Tensor:  # fmt: skip

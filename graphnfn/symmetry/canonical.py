@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from graphnfn.spec import NetSpec, NeuronGroup
 from graphnfn.stack import Stack
 from graphnfn.symmetry.action import act
 from graphnfn.symmetry.element import GroupAction, GroupElement
+from graphnfn.symmetry.law_canonical import canonical_element
+from graphnfn.traced import TracedSpec
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,12 @@ def _row_norm(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
     return norm, live.to(norm.dtype)
 
 
-def canonicalize(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:
+def canonicalize(graph: NeuralGraph) -> tuple[NeuralGraph, Any]:
     """The representative of a graph under positive scales, and the element that leads to it.
 
     ``canonical = act(element, graph)`` and ``graph = act(element.inverse(), canonical)``; two graphs that
-    differ by positive scales have the same canonical form.  See :func:`canonical_scales` for the law.
+    differ by positive scales have the same canonical form.  See :func:`canonical_scales` for the law, and for traced
+    networks, whose GL pairs become canonical too, :func:`~graphnfn.symmetry.law_canonical.canonical_element`.
 
     Raises:
         SpecError: the batch mixes architectures.
@@ -115,6 +119,9 @@ def canonicalize(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:
         True
     """
     spec = graph.spec
+    if isinstance(spec, TracedSpec):
+        law = canonical_element(spec.law, graph.state_dict())
+        return act(law, graph), law
     scales, _ = canonical_scales(graph.stacks()[0])
     actions = {}
     for group, c in zip(spec.groups, scales.norm, strict=True):
