@@ -49,7 +49,7 @@ def restore(graph: NeuralGraph, like: Source) -> dict[str, Tensor]:
                 f"the graph has {name!r} of shape {tuple(value.shape)}; like= has {got} there: "
                 "give the checkpoint that the graph was converted from"
             )
-    out = {k: v.detach().clone() for k, v in tensors.items()}
+    out = {k: v.detach() if k in params else v.detach().clone() for k, v in tensors.items()}
     for name, value in params.items():
         out[name] = value.detach().to(device=tensors[name].device, dtype=tensors[name].dtype).clone()
         if not torch.isfinite(out[name]).all():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,9 +125,9 @@ def _collect(module: nn.Module, exported: ExportedProgram, inputs: tuple[Tensor,
         elif spec.target in state:
             names.append((value, aliases.get(str(spec.target), str(spec.target))))
         else:
-            source: Mapping[str, Any] = exported.constants if spec.target in exported.constants else exported.state_dict
+            held: dict[str, Any] = {**exported.state_dict, **exported.constants}
             constants.append(value)
-            values.append(source[str(spec.target)].detach())
+            values.append(held[str(spec.target)].detach())
     shapes: dict[str, Any] = {}
     ops = []
     outputs: list[str] = []

@@ -67,6 +67,8 @@ def _act_by_law(element: LawElement, target: NeuralGraph | Mapping[str, Tensor])
 
     def move(stack: TracedStack) -> TracedStack:
         rows = [element.act({name: t[i] for name, t in stack.tensors.items()}) for i in range(stack.size)]
+        if stack.size == 1:  # no second copy of a large network
+            return replace(stack, tensors={name: t[None] for name, t in rows[0].items()})
         return replace(stack, tensors={name: torch.stack([row[name] for row in rows]) for name in stack.tensors})
 
     return target.map_stacks(move)

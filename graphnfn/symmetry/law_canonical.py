@@ -24,7 +24,7 @@ def canonical_element(law: SymmetryLaw, tensors: Mapping[str, Tensor]) -> LawEle
         law: of the network.
         tensors: its weights, in the order in which the network uses them.
     """
-    wide = {name: t.detach().double().cpu() for name, t in tensors.items() if name in law.legs_of}
+    wide = {name: t.detach() for name, t in tensors.items() if name in law.legs_of}
     linear = {g.id for g in law.gauges if g.linear}
     systems = {g.id: _Scales(law, g.id) for g in law.groups}
     legs = [leg for name in wide for leg in law.legs_of[name] if leg.scale and leg.scale[0][0] not in linear]
@@ -69,14 +69,19 @@ class _Scales:
 
 
 def _rows(law: SymmetryLaw, element: LawElement, tensors: Mapping[str, Tensor], leg: Leg) -> Tensor:
-    """``[neurons, entries]`` of a leg, after an element."""
-    tensor = element.act({leg.param: tensors[leg.param]})[leg.param]
-    for axis, start, stop in leg.where:
-        tensor = tensor.narrow(axis, start, stop - start)
+    """``[neurons, entries]`` of a leg in float64, with its other axes moved by an element."""
+    tensor, legs = tensors[leg.param], law.legs_of[leg.param]
     size = law.by_id[leg.group].size
-    index = places(leg, size)
-    rows = tensor.index_select(leg.axis, index.reshape(-1)).movedim(leg.axis, 0)
-    return rows.reshape(size, -1)
+    index = places(leg, size).reshape(-1).to(tensor.device)
+    if any(other.where for other in legs):  # rows and columns are not independent
+        tensor = element.act({leg.param: tensor.double()})[leg.param]
+        for axis, start, stop in leg.where:
+            tensor = tensor.narrow(axis, start, stop - start)
+        rows = tensor.index_select(leg.axis, index)
+    else:
+        others = tuple(other for other in legs if other.axis != leg.axis)
+        rows = element.move(tensor.index_select(leg.axis, index).double(), others)
+    return rows.movedim(leg.axis, 0).reshape(size, -1).cpu()
 
 
 def _balancing(law: SymmetryLaw, element: LawElement, tensors: Mapping[str, Tensor], gauge: GaugeVar) -> Tensor | None:

@@ -105,10 +105,11 @@ class LawElement:
         out = dict(tensors)
         for name, legs in self.law.legs_of.items():
             if name in out:
-                out[name] = self._tensor(out[name], legs)
+                out[name] = self.move(out[name], legs)
         return out
 
-    def _tensor(self, tensor: Tensor, legs: tuple[Leg, ...]) -> Tensor:
+    def move(self, tensor: Tensor, legs: tuple[Leg, ...]) -> Tensor:
+        """One tensor, moved along some of its legs."""
         half = tensor.dtype in (torch.float16, torch.bfloat16)
         value = (tensor.float() if half else tensor).clone()
         for leg in (leg for leg in legs if leg.where):  # columns within their rows first, then the rows move
@@ -170,11 +171,11 @@ class LawElement:
     def _mixed(self, value: Tensor, axis: int, leg: Leg, matrix: Tensor, power: float) -> Tensor:
         mix = matrix if power > 0 else torch.linalg.inv(matrix).T
         target = places(leg, len(matrix)).to(value.device)
-        moved = value.movedim(axis, 0).clone()
+        moved = value.movedim(axis, 0)  # a view: only the group's own entries are written
         part = moved[target.reshape(-1)].reshape(*target.shape, -1).double()
         mixed = torch.einsum("ij,jsr->isr", mix.double().to(part.device), part)
         moved[target.reshape(-1)] = mixed.reshape(target.numel(), *moved.shape[1:]).to(moved.dtype)
-        return moved.movedim(0, axis)
+        return value
 
 
 def places(leg: Leg, size: int) -> Tensor:
