@@ -31,10 +31,11 @@ def example_inputs(network: Network) -> tuple[Tensor, ...]:
     """
     shapes = [_declared(network, config) for _, config in network.inputs]
     state = {name: value.to("meta") for name, value in network.state_dict().items()}
+    dtype = _dtype(state)
     problem = ""
     for size in OPEN_SIZES if any(None in shape for shape in shapes) else OPEN_SIZES[:1]:
         sizes = [[BATCH, *(size if s is None else s for s in shape)] for shape in shapes]
-        problem = _problem(network, state, sizes)
+        problem = _problem(network, state, tuple(torch.empty(s, dtype=dtype, device="meta") for s in sizes))
         if not problem:
             break
     else:
@@ -46,8 +47,18 @@ def example_inputs(network: Network) -> tuple[Tensor, ...]:
         if bound is not None or "int" in str(config.values.get("dtype")):
             made.append(torch.randint(min(1, (bound or 2) - 1), bound or 2, shape, generator=generator))
         else:
-            made.append(torch.randn(shape, generator=generator))
+            made.append(torch.randn(shape, generator=generator).to(dtype))
     return tuple(made)
+
+
+def _dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    """The type of the inputs: that of the weights."""
+    found = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(found) > 1:
+        raise ConversionError(
+            f"got weights of types {sorted(map(str, found))}; expected one: save the model in float32"
+        )
+    return found.pop() if found else torch.float32
 
 
 def _declared(network: Network, config: Config) -> list[int | None]:
@@ -69,29 +80,28 @@ def _declared(network: Network, config: Config) -> list[int | None]:
     )
 
 
-def _problem(network: Network, state: Mapping[str, Tensor], shapes: list[list[int]]) -> str:
-    """Why the model cannot run on inputs of these shapes; empty if it can. Nothing is computed."""
+def _problem(network: Network, state: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> str:
+    """Why the model cannot run on these inputs; empty if it can. They have no memory, so nothing is computed."""
     current = ["its input"]
 
     def enter(part: torch.nn.Module, args: Any) -> None:
         if isinstance(part, Layer):
             current[0] = f"layer {part.config.name!r} ({part.config.kind})"
 
-    def leave(part: torch.nn.Module, args: Any, result: Any) -> None:
+    def check(part: torch.nn.Module, args: Any, result: Any) -> None:
         for value in result if isinstance(result, tuple) else (result,):
             if value.numel() > MAX_VALUES:
                 raise ConversionError(f"makes {value.numel()} values; expected at most {MAX_VALUES}")
 
-    for shape in shapes:
-        if torch.Size(shape).numel() > MAX_VALUES:
-            return f"got an input of shape {shape}; expected at most {MAX_VALUES} values"
     parts = [part for part in network.modules() if isinstance(part, Layer)]
     hooks = [part.register_forward_pre_hook(enter) for part in parts]
-    hooks += [part.register_forward_hook(leave) for part in parts]
+    hooks += [part.register_forward_hook(check) for part in parts]
     try:
-        torch.func.functional_call(network, dict(state), tuple(torch.empty(s, device="meta") for s in shapes))
+        check(network, (), inputs)
+        torch.func.functional_call(network, dict(state), inputs)
     except Exception as error:  # settings that do not fit end in any of torch's errors
         first = (str(error).splitlines() or [""])[0] or type(error).__name__
+        shapes = [list(x.shape) for x in inputs]
         return f"{current[0]} cannot run on inputs of shapes {shapes}: {first[:300]}"
     finally:
         for hook in hooks:

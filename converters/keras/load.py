@@ -33,18 +33,19 @@ def load_keras(path: str | Path) -> Loaded:
         ...
         graphnfn.errors.ConversionError: missing.keras: no such file; expected a Keras model (.h5, .hdf5, .keras)
     """
-    path = Path(path)
-    with opened(path) as file:
-        try:
-            network = _network(file.config, file.version)
-            names = fill(network, file)
-            inputs = example_inputs(network)
-        except (ConversionError, RecursionError) as error:
-            raise ConversionError(f"{path}: {error}") from error
+    with opened(Path(path)) as file:
+        network = model(file.config, file.version)
+        names = fill(network, file)
+        inputs = example_inputs(network)
     return Loaded(network.eval(), inputs, names)
 
 
-def _network(entry: object, version: int) -> Network:
+def model(entry: object, version: int) -> Network:
+    """The model that a configuration describes, without its tensors.
+
+    Raises:
+        ConversionError: it is no Sequential or functional model, or holds a layer without a rule.
+    """
     config = describe(entry, version)
     if config.kind not in ("Functional", "Model", "Sequential"):
         raise ConversionError(

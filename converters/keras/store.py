@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import h5py
-import numpy as np
-
 from converters.archive import MAX_BYTES
-from converters.keras.files import Opened, dataset, tensor
+from converters.keras.files import Opened
+from converters.keras.hdf5 import Index, Stored
 from converters.keras.layer import Layer, Slot
 from converters.keras.network import Network
 from graphnfn.errors import ConversionError
@@ -43,14 +41,14 @@ def fill(network: Network, file: Opened) -> dict[str, str]:
     Raises:
         ConversionError: the file holds other tensors than the configuration needs.
     """
-    found = list(_archived(network, file) if file.archive else _legacy(network, file.root))
+    found = list(_archived(network, file) if file.archive else _legacy(network, file.index))
     total = sum(stored.nbytes for _, stored in found)
     if total > MAX_BYTES:
         raise ConversionError(f"the tensors take {total} bytes; expected at most {MAX_BYTES}")
     names: dict[tuple[int, str], str] = {}
     for place, stored in found:
-        place.layer.hold(place.slot, tensor(stored))
-        names[id(place.layer), place.slot.name] = str(stored.name).lstrip("/")
+        place.layer.hold(place.slot, stored.read())
+        names[id(place.layer), place.slot.name] = stored.path
     return {
         f"{prefix}.{slot.name}": names[id(part), slot.name]
         for prefix, part in network.named_modules()
@@ -59,21 +57,17 @@ def fill(network: Network, file: Opened) -> dict[str, str]:
     }
 
 
-def _archived(network: Network, file: Opened) -> Iterator[tuple[Place, h5py.Dataset]]:
+def _archived(network: Network, file: Opened) -> Iterator[tuple[Place, Stored]]:
     for place in places(network):
-        yield place, dataset(file.root, place.path)
+        yield place, file.index.stored(place.path)
 
 
-def _legacy(network: Network, root: h5py.File) -> Iterator[tuple[Place, h5py.Dataset]]:
+def _legacy(network: Network, index: Index) -> Iterator[tuple[Place, Stored]]:
     """Every top layer has a group with a list of its weights, those that are trained first."""
     for name in network.keys:
         wanted = sorted(places(network.part(name)), key=lambda place: not place.trained)
-        if not wanted:
-            continue
-        group = root.get(f"model_weights/{name}")
-        if not isinstance(group, h5py.Group):
-            raise ConversionError(f"no weights for layer {name!r} in the file; save the whole model again")
-        stored = _weight_names(group)
+        group = f"model_weights/{name}"
+        stored = index.weight_names.get(group, [])
         if len(stored) != len(wanted):
             got, expected = stored[:6], [place.slot.name for place in wanted][:6]
             raise ConversionError(
@@ -81,11 +75,4 @@ def _legacy(network: Network, root: h5py.File) -> Iterator[tuple[Place, h5py.Dat
                 "save the whole model again"
             )
         for place, weight in zip(wanted, stored, strict=True):
-            yield place, dataset(root, f"model_weights/{name}/{weight}")
-
-
-def _weight_names(group: h5py.Group) -> list[str]:
-    """An attribute that is split into numbered ones where it is long."""
-    keys = [key for key in group.attrs if key.startswith("weight_names")]
-    chunks = [np.asarray(group.attrs[key]).ravel() for key in sorted(keys, key=lambda key: int(key[12:] or 0))]
-    return [name.decode() if isinstance(name, bytes) else str(name) for chunk in chunks for name in chunk]
+            yield place, index.stored(f"{group}/{weight}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from converters.archive import replacing, rewritten
-from converters.keras.files import WEIGHTS, dataset, opened
-from converters.npz import cast
+from converters.keras.files import WEIGHTS, opened
+from converters.keras.hdf5 import Stored
 from graphnfn.errors import ConversionError
+
+Changes = list[tuple[Stored, np.ndarray]]
 
 
 def write_keras(like_path: str | Path, tensors: Mapping[str, Any], target: str | Path) -> None:
@@ -30,30 +32,34 @@ def write_keras(like_path: str | Path, tensors: Mapping[str, Any], target: str |
     """
     source, target = Path(like_path), Path(target)
     with opened(source) as file:
-        archive = file.archive
+        changes = []
         for name, value in tensors.items():
-            found = dataset(file.root, name)
-            if found.shape != tuple(value.shape):
-                raise ConversionError(f"{name!r} has shape {tuple(value.shape)}; {source} has {found.shape} there")
-    with replacing(target) as temporary:
-        if archive:
-            rewritten(source, temporary, lambda name, data: _changed(data, tensors) if name == WEIGHTS else data)
-        else:
-            shutil.copyfile(source, temporary)
-            with h5py.File(temporary, "r+") as root:
-                _assign(root, tensors)
+            stored = file.index.stored(name)
+            if stored.shape != tuple(value.shape):
+                raise ConversionError(f"{name!r} has shape {tuple(value.shape)}; the file has {stored.shape} there")
+            values = stored.encode(value)
+            if values.tobytes() != stored.encode(stored.read()).tobytes():
+                changes.append((stored, values))
+        with replacing(target) as temporary:
+            if file.archive:
+                _assign(file.weights, changes)
+                changed = file.weights.read_bytes()
+                rewritten(source, temporary, lambda name, data: changed if name == WEIGHTS else data)
+            else:
+                shutil.copyfile(source, temporary)
+                _assign(Path(temporary), changes)
 
 
-def _changed(data: bytes, tensors: Mapping[str, Any]) -> bytes:
-    file = io.BytesIO(data)
-    with h5py.File(file, "r+") as root:
-        _assign(root, tensors)
-    return file.getvalue()
-
-
-def _assign(root: h5py.File, tensors: Mapping[str, Any]) -> None:
-    for name, value in tensors.items():
-        found = dataset(root, name)
-        array = cast(name, value, found.dtype)
-        if found[()].tobytes() != array.tobytes():  # unchanged values stay untouched, so does their storage
-            found[...] = array
+def _assign(path: Path, changes: Changes) -> None:
+    """Write values where they lie; those in chunks go through the library, which has read this file before."""
+    with path.open("r+b") as file:
+        for stored, values in changes:
+            if stored.whole:
+                file.seek(stored.offset)
+                file.write(values.tobytes())
+    if any(not stored.whole for stored, _ in changes):
+        with h5py.File(path, "r+") as root:
+            for stored, values in changes:
+                found = root[stored.path]
+                if isinstance(found, h5py.Dataset) and not stored.whole:
+                    found[...] = values
