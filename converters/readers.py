@@ -13,27 +13,18 @@ from torch import Tensor, nn
 from converters.loaded import Loaded
 from graphnfn.errors import ConversionError
 
-_READERS: dict[str, tuple[str, str, str]] = {
-    ".onnx": ("converters.onnx", "load_onnx", "onnx"),
-    ".h5": ("converters.keras", "load_keras", "keras"),
-    ".hdf5": ("converters.keras", "load_keras", "keras"),
-    ".keras": ("converters.keras", "load_keras", "keras"),
+_READERS: dict[str, tuple[str, str]] = {
+    ".onnx": ("converters.onnx", "load_onnx"),
+    ".h5": ("converters.keras", "load_keras"),
+    ".hdf5": ("converters.keras", "load_keras"),
+    ".keras": ("converters.keras", "load_keras"),
 }
-"""Suffix -> module, function, and the extra of graphnfn that installs what it needs."""
+"""Suffix -> module and function."""
 
 
-def imported(module: str, function: str, extra: str) -> Callable[..., Any]:
-    """A reader or writer, loaded when it is needed.
-
-    Raises:
-        ConversionError: its optional packages are not installed.
-    """
-    try:
-        return getattr(importlib.import_module(module), function)
-    except ModuleNotFoundError as error:
-        raise ConversionError(
-            f"this format needs the package {error.name!r}: pip install 'graphnfn[{extra}]'"
-        ) from error
+def imported(module: str, function: str) -> Callable[..., Any]:
+    """A reader or writer, imported when it is needed: most users need few of them."""
+    return getattr(importlib.import_module(module), function)
 
 
 def read_network(source: Any) -> Loaded | None:
@@ -43,7 +34,7 @@ def read_network(source: Any) -> Loaded | None:
         ConversionError: it is damaged, or uses what its reader does not support.
     """
     if type(source).__module__.startswith("sklearn."):
-        return imported("converters.sklearn", "load_sklearn", "dev")(source)
+        return imported("converters.sklearn", "load_sklearn")(source)
     if not isinstance(source, (str, Path)):
         return None
     path = Path(source)
@@ -51,9 +42,9 @@ def read_network(source: Any) -> Loaded | None:
         return imported(*_READERS[path.suffix])(path)
     folder = path if path.is_dir() else path.parent
     if (folder / "adapter_config.json").is_file():
-        return imported("converters.lora", "load_lora", "dev")(path)
+        return imported("converters.lora", "load_lora")(path)
     if path.is_dir() or (path.name.startswith(("model", "pytorch_model")) and (folder / "config.json").is_file()):
-        return imported("converters.huggingface", "load_huggingface", "dev")(path)
+        return imported("converters.huggingface", "load_huggingface")(path)
     return None
 
 

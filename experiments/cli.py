@@ -25,7 +25,9 @@ Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it
     typer.Argument(help="Hydra overrides such as model=native trainer.epochs=20 zoo=folder zoo.folder=PATH."),
 ]
-Source = Annotated[Path, typer.Argument(help="A .safetensors, .pt or .pth checkpoint, or a graph that convert saved.")]
+Source = Annotated[
+    Path, typer.Argument(help="A checkpoint (.safetensors, .pt, .onnx, .h5, ...) or a graph that convert saved.")
+]
 ActivationOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Activation of the hidden layers, which a bare state dict cannot tell, e.g. relu."),
@@ -108,16 +110,40 @@ def convert(
 
 
 @app.command()
-def inspect(source: Source, activation: ActivationOption = None, omega: OmegaOption = None) -> None:
+def restore(
+    graph: Annotated[Path, typer.Argument(help="A graph that convert saved.")],
+    like: Annotated[Path, typer.Option("--like", help="The checkpoint that it came from.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new checkpoint, of the same format.")],
+) -> None:
+    """Write a graph's weights back into the format of its checkpoint."""
+    from experiments.sources import restore_file
+
+    restore_file(graph, like, output)
+    out.print(str(output), highlight=False)
+
+
+@app.command()
+def inspect(
+    source: Source,
+    activation: ActivationOption = None,
+    omega: OmegaOption = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why every group has its symmetry.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check it on the weights, group by group.")] = False,
+) -> None:
     """Show layers, neuron groups, their symmetry, what is left after it, and dead neurons."""
     from experiments.describe import describe
-    from experiments.sources import load_graph
+    from experiments.sources import check, load_graph
     from experiments.tables import description_tables
 
     graph = load_graph(source, activation=activation, omega=omega)
     for network in graph.to_data_list():
-        for part in description_tables(describe(network)):
+        for part in description_tables(describe(network), explain=explain):
             out.print(part)
+        found = check(network) if verify else None
+        if found is not None:
+            out.print(f"verified: worst relative change of an output {found.worst:.1e}", highlight=False)
+            for name, error in found.demoted.items():
+                out.print(f"failed: {name} ({error:.1e})", highlight=False, markup=False)
 
 
 @app.command()

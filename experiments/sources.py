@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from converters import convert
+from converters import convert, restore
+from converters.files import write_like
+from converters.verify import Verification, verify_graph
 from experiments.errors import ExperimentError
 from graphnfn import io
 from graphnfn.graph import NeuralGraph
 from graphnfn.plotting import plot
+from graphnfn.traced import TracedSpec
 
 _PICTURES = (".png", ".svg", ".pdf")
 
@@ -22,6 +25,20 @@ def load_graph(path: Path, *, activation: str | None = None, omega: float | None
     if io.is_graph_file(path):
         return io.load(path)
     return convert(path, activation=activation, omega=omega)
+
+
+def check(graph: NeuralGraph) -> Verification | None:
+    """The symmetry of a traced network, checked on its weights; None for chains, whose rules hold for any weights."""
+    return verify_graph(graph)[1] if isinstance(graph.spec, TracedSpec) else None
+
+
+def restore_file(graph_path: Path, like: Path, output: Path) -> None:
+    """Write the weights of a saved graph in the format of the checkpoint that it came from.
+
+    Raises:
+        GraphNFNError: a file is missing or does not fit.
+    """
+    write_like(like, restore(io.load(graph_path), like=like), output)
 
 
 def save_plot(graph: NeuralGraph, path: Path) -> None:

@@ -50,8 +50,8 @@ def comparison_table(table: pd.DataFrame) -> Table:
     return out
 
 
-def description_tables(facts: Description) -> tuple[RenderableType, ...]:
-    """Layers, neuron groups and the sum of a description."""
+def description_tables(facts: Description, *, explain: bool = False) -> tuple[RenderableType, ...]:
+    """Layers, neuron groups and the sum of a description; ``explain`` adds the reasons."""
     layers = Table(title="layers")
     for head in ("parameter", "kind", "from", "to", "shape"):
         layers.add_column(head)
@@ -62,11 +62,14 @@ def description_tables(facts: Description) -> tuple[RenderableType, ...]:
         groups.add_column(head, justify=side)  # type: ignore[arg-type]
     groups.add_column("symmetry")
     groups.add_column("dead", justify="right")
+    if explain:
+        groups.add_column("because")
     for g in facts.groups:
-        groups.add_row(g.id, g.role, str(g.size), g.activation, g.symmetry, str(g.dead))
+        cells = [g.id, g.role, str(g.size), g.activation, g.symmetry, str(g.dead)]
+        groups.add_row(*cells, *([g.reason] if explain else []))
     removed = facts.parameters - facts.freedom
     total = (
-        f"{facts.parameters:,} parameters - {removed:,} continuous scales = {facts.freedom:,} degrees of freedom; "
+        f"{facts.parameters:,} parameters - {removed:,} continuous symmetries = {facts.freedom:,} degrees of freedom; "
         f"{sum(g.dead for g in facts.groups)} dead neurons"
     )
-    return layers, groups, total
+    return layers, groups, *facts.families, *(f"note: {note}" for note in facts.notes), total
