@@ -132,19 +132,32 @@ def relative_error(base: tuple[Tensor, ...], moved: tuple[Tensor, ...]) -> float
 
 
 def program_runner(stack: TracedStack, seed: int = 0) -> Runner:
-    """Run the traced program on the example inputs, with random numbers for what is floating point."""
+    """Run the traced program on random inputs of the example's shapes, on which its outputs are finite.
+
+    Tried are normal numbers, then numbers in [0, 1] (an input may enter a logarithm), then the example itself.
+
+    Raises:
+        ConversionError: outputs are never finite.
+    """
     generator = torch.Generator().manual_seed(seed)
-    inputs = [
-        torch.randn(x.shape, generator=generator, dtype=torch.float64) if x.is_floating_point() else x
-        for x in stack.inputs
-    ]
 
-    def run(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            found = run_program(stack.spec, tensors, stack.extra, inputs)
-        return tuple(x for x in found if isinstance(x, Tensor) and x.is_floating_point())
+    def drawn(draw: Callable[..., Tensor]) -> list[Tensor]:
+        return [
+            draw(x.shape, generator=generator, dtype=torch.float64) if x.is_floating_point() else x
+            for x in stack.inputs
+        ]
 
-    return run
+    tensors = {name: t[0].to(torch.float64) for name, t in stack.tensors.items()}
+    for inputs in (drawn(torch.randn), drawn(torch.rand), list(stack.inputs)):
+
+        def run(tensors: Mapping[str, Tensor], inputs: list[Tensor] = inputs) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                found = run_program(stack.spec, tensors, stack.extra, inputs)
+            return tuple(x for x in found if isinstance(x, Tensor) and x.is_floating_point())
+
+        if all(bool(torch.isfinite(y).all()) for y in run(tensors)):
+            return run
+    raise ConversionError("the network's outputs are not finite on random inputs: its symmetry cannot be verified")
 
 
 def demote(law: SymmetryLaw, failed: Mapping[str, float]) -> SymmetryLaw:

@@ -123,8 +123,8 @@ def operator(target: str) -> Callable[..., Any]:
     Raises:
         SpecError: there is none; programs may call ATen operators only.
     """
-    if target == "aten.batch_norm.default":
-        return _batch_norm
+    if target in _OWN:
+        return _OWN[target]
     library, _, rest = target.partition(".")
     packet, _, overload = rest.partition(".")
     if library != "aten" or not packet.isidentifier() or not overload.isidentifier():
@@ -146,6 +146,13 @@ def _batch_norm(  # noqa: PLR0913 - the operator's own signature
     shape = (1, -1, *(1,) * (x.dim() - 2))
     out = (x - mean.view(shape)) * gain.view(shape)
     return out if bias is None else out + bias.view(shape)
+
+
+_OWN: dict[str, Callable[..., Tensor]] = {
+    "aten.batch_norm.default": _batch_norm,
+    "aten.view.default": torch.reshape,  # strides may be others than when it was traced
+    "aten._unsafe_view.default": torch.reshape,
+}
 
 
 def execute(
@@ -195,7 +202,7 @@ def execute(
             result = args[0][args[1]]
         else:
             function = operator(op.target)
-            if not op.refs() and any(a.name == "device" for a in function._schema.arguments):  # type: ignore[attr-defined]
+            if not op.refs() and op.target not in _OWN and any(a.name == "device" for a in function._schema.arguments):  # type: ignore[attr-defined]
                 kwargs["device"] = device
             result = function(*args, **kwargs)
         values[op.name] = result if observe is None else observe(op.name, result)

@@ -61,7 +61,7 @@ def test_convert_and_inspect(cli: Cli, checkpoint: Path, tmp_path: Path) -> None
     for source, words in ((checkpoint, ["--activation", "relu"]), (graph, [])):
         ran = cli("inspect", source, *words)
         assert ran.code == 0
-        assert "105 parameters - 16 continuous scales = 89 degrees of freedom; 0 dead neurons" in ran.out
+        assert "105 parameters - 16 continuous symmetries = 89 degrees of freedom; 0 dead neurons" in ran.out
         assert "permutations, positive scales" in ran.out
 
 
