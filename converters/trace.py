@@ -138,11 +138,16 @@ def _collect(module: nn.Module, exported: ExportedProgram, inputs: tuple[Tensor,
             ops.append(Op(node.name, _name(node.target), tuple(_plain(a) for a in node.args), kwargs))
         elif node.op == "output":
             outputs = [a.name for a in _flat(node.args[0]) if isinstance(a, fx.Node)]
-    program = Program(tuple(given), tuple(names), tuple(constants), tuple(ops), tuple(outputs))
+    read = {ref for op in ops for ref in op.refs()} | set(outputs)
+    kept = [(c, v) for c, v in zip(constants, values, strict=True) if c in read]
+    names = [(value, name) for value, name in names if value in read]
+    program = Program(tuple(given), tuple(names), tuple(c for c, _ in kept), tuple(ops), tuple(outputs))
     used = [g for g, x in zip(given, inputs, strict=False) if isinstance(x, Tensor)]
     if len(used) != len(given):
         raise ConversionError("the module takes inputs that are no tensors: give tensors only")
-    return Traced(program, shapes, {k: v.detach() for k, v in state.items()}, tuple(values), inputs, aliases)
+    return Traced(
+        program, shapes, {k: v.detach() for k, v in state.items()}, tuple(v for _, v in kept), inputs, aliases
+    )
 
 
 _SKIPPED = ("device", "pin_memory", "layout", "memory_format", "non_blocking")

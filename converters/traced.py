@@ -42,7 +42,7 @@ def loaded_graph(loaded: Loaded) -> NeuralGraph:
     rename = dict(loaded.names)
     program = _renamed(traced.program, rename)
     law = _renamed_law(law, rename)
-    used = [name for _, name in traced.program.tensors]
+    used = _in_order_of_use(traced.program)
     movable = [n for n in dict.fromkeys(used) if n in traced.movable]
     if not movable:
         raise ConversionError("the network has no floating point weights that its output depends on")
@@ -52,6 +52,12 @@ def loaded_graph(loaded: Loaded) -> NeuralGraph:
     extra |= dict(zip(traced.program.constants, traced.constants, strict=True))
     spec = traced_spec(law, program, shapes)
     return NeuralGraph.from_stacks([TracedStack(spec, tensors, extra, traced.inputs)])
+
+
+def _in_order_of_use(program: Program) -> list[str]:
+    """Names of the tensors, in the order in which operators read them."""
+    named = dict(program.tensors)
+    return [named[ref] for op in program.ops for ref in op.refs() if ref in named]
 
 
 def infer_law(traced: Traced) -> SymmetryLaw:

@@ -132,7 +132,7 @@ def pooled_products(spec: TracedSpec, name: str, values: Tensor) -> Tensor:
     for axis in sorted({leg.axis for leg in legs if leg.group in linear}):
         values = _summed(spec, values, axis, [leg for leg in legs if leg.axis == axis], linear)
     values = values.double()
-    axes = [leg.axis + 2 for leg in legs]
+    axes = [leg.axis + 2 for leg in legs if not leg.where]  # a column that means other neurons in other rows is no sum
     ends = [next((a for a in axes), None), next((a for a in reversed(axes) if a != axes[0]), None)]
     views = [values.flatten(2)]
     for end in ends:

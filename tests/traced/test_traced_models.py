@@ -1,0 +1,88 @@
+"""GraphMetaNet on traced networks: exact, awake to other functions, trainable."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import graphnfn as gn
+from converters import convert
+from graphnfn.errors import SpecError
+
+
+@pytest.fixture
+def mixed(all_graphs: list[gn.NeuralGraph]) -> list[gn.NeuralGraph]:
+    chain = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    return [*all_graphs, convert(chain)]
+
+
+def _model(graphs: list[gn.NeuralGraph], head: str) -> gn.GraphMetaNet:
+    torch.manual_seed(0)
+    config = gn.MetaNetConfig(width=8, out=3, head=head)  # type: ignore[arg-type]
+    return gn.GraphMetaNet(config, specs=[g.spec for g in graphs]).double().eval()
+
+
+def test_predictions_are_invariant_and_independent_of_the_batch(mixed: list[gn.NeuralGraph]) -> None:
+    model = _model(mixed, "invariant")
+    moved = [gn.act(gn.random_element(g.spec, decades=4.0, seed=7), g) for g in mixed]
+    with torch.no_grad():
+        base, other = model(gn.NeuralGraph.batch(mixed)), model(gn.NeuralGraph.batch(moved))
+        alone = torch.cat([model(g) for g in mixed])
+    assert (base - other).abs().max() < 1e-11 * base.abs().max()
+    assert (base - alone).abs().max() < 1e-11 * base.abs().max()
+
+
+def test_predictions_notice_other_weights(mixed: list[gn.NeuralGraph]) -> None:
+    model = _model(mixed, "invariant")
+    torch.manual_seed(1)
+    for graph in mixed:
+        other = graph.map_stacks(lambda s: s.apply(lambda t: t * (1 + 0.2 * torch.rand_like(t))))
+        with torch.no_grad():
+            assert (model(graph) - model(other)).abs().max() > 1e-5 * model(graph).abs().max()
+
+
+def test_edits_are_equivariant(all_graphs: list[gn.NeuralGraph]) -> None:
+    model = _model(all_graphs, "edit")
+    model.reader.scale.data.fill_(0.5)
+    for graph in all_graphs:
+        element = gn.random_element(graph.spec, decades=4.0, seed=3)
+        with torch.no_grad():
+            one, two = model(gn.act(element, graph)), gn.act(element, model(graph))
+        for key, value in two.state_dict().items():
+            assert torch.allclose(one.state_dict()[key], value, rtol=1e-9, atol=1e-12)
+        assert any(
+            not torch.allclose(v, graph.state_dict()[k], rtol=1e-3) for k, v in model(graph).state_dict().items()
+        )
+
+
+def test_it_learns(all_graphs: list[gn.NeuralGraph]) -> None:
+    """Tells small weights from large ones."""
+    graph = next(g for g in all_graphs if "stem.weight" in g.spec.params)
+    networks = [graph.map_stacks(lambda s, k=k: s.apply(lambda t: t * (1 + 0.1 * k))) for k in range(6)]
+    batch, wanted = gn.NeuralGraph.batch(networks), torch.arange(6.0).double()[:, None]
+    model = _model([graph], "invariant")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        loss = ((model(batch)[:, :1] - wanted) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_a_model_for_chains_says_so(all_graphs: list[gn.NeuralGraph]) -> None:
+    chain = convert(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double())
+    model = _model([chain], "invariant")
+    with pytest.raises(SpecError, match="traced network"):
+        model(all_graphs[0])
+
+
+def test_a_saved_model_reads_traced_networks(all_graphs: list[gn.NeuralGraph]) -> None:
+    model = _model(all_graphs, "invariant")
+    twin = gn.GraphMetaNet(model.config).double()
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(twin.double()(all_graphs[0]), model(all_graphs[0]))
