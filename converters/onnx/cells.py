@@ -51,7 +51,8 @@ def cell_of(c: Call, w: Tensor, r: Tensor, biases: Biases, named: list[Function]
     limit: Any = c.attr("clip")
     clip: Function = (lambda v: torch.clamp(v, -limit, limit)) if limit else (lambda v: v)
     if c.node.op == "LSTM":
-        return _lstm(c, w, r, biases, [_after(clip, f) for f in named], peep)
+        gates = [_after(clip, f) for f in named[:2]]  # onnxruntime does not clip what leads from cells to outputs
+        return _lstm(c, w, r, biases, [*gates, named[2]], peep)
     if c.node.op == "GRU":
         return _gru(c, w, r, biases, [_after(clip, f) for f in named])
     function = _after(clip, named[0])

@@ -18,7 +18,8 @@ from graphnfn.errors import ConversionError
 MAX_INPUT = 1 << 24
 """No example input may have more entries."""
 _SIZES = (16, 32, 48, 64, 224, 1024, 16000)
-_TRIES = 64
+_TRIES, _NODES = 64, 30_000
+"""At most so many sizes are tried, and at most so many nodes computed on the way."""
 _SAME = ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten")
 
 Axes = tuple[int | str, ...]
@@ -38,7 +39,8 @@ def example_inputs(module: OnnxModule, declared: list[ValueInfoProto]) -> tuple[
         shapes.append(_axes(value, k))
     weights = {name: p.to("meta") for name, p in module.state_dict().items()}
     problem: ConversionError | None = None
-    for sizes in itertools.islice(_choices(shapes), _TRIES):
+    tries = min(_TRIES, max(2, _NODES // max(1, len(module.plan.nodes))))
+    for sizes in itertools.islice(_choices(shapes), tries):
         real = [tuple(n if isinstance(n, int) else sizes[n] for n in shape) for shape in shapes]
         if any(math.prod(shape) > MAX_INPUT for shape in real):
             problem = problem or ConversionError(f"inputs of shapes {real} are too large to try")

@@ -51,7 +51,7 @@ class OnnxModule(nn.Module):
             value = to_torch(array)
             learned = value.is_floating_point() and name not in plan.statistics
             self.places[name] = _place(self, name, nn.Parameter(value) if learned else value)
-        self._first = next((n for n, a in plan.weights.items() if to_torch(a[:0]).is_floating_point()), None)
+        self._first = next((n for n in plan.weights if self._weight(n).is_floating_point()), None)
         self._stored = None if self._first is None else self._weight(self._first).dtype
 
     def _weight(self, name: str) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from converters.onnx.calls import Call, axis_of, operator
+from converters.onnx.tensors import to_torch
 from graphnfn.errors import ConversionError
 
 
@@ -82,7 +83,7 @@ def one_hot(c: Call, index: Tensor, depth: np.ndarray, values: np.ndarray) -> Te
     count, rank = int(depth.reshape(-1)[0]), index.dim() + 1
     axis = axis_of(c.attr("axis", -1), rank)
     off, on = values.reshape(-1).tolist()
-    kind = torch.from_numpy(values).dtype
+    kind = to_torch(values).dtype
     kind = c.floating if kind.is_floating_point and c.floating is not None else kind
     shape = [1] * rank
     shape[axis] = count

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from converters.onnx.calls import Call, axis_of, operator
+from converters.onnx.tensors import to_torch
 from graphnfn.errors import ConversionError
 
 
@@ -22,7 +23,7 @@ def batch_norm(c: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, va
 @operator("InstanceNormalization", known=(1, 2), ones=(1,), absent=(2,))
 def instance_norm(c: Call, x: Tensor, scale: Tensor | np.ndarray, bias: Tensor | np.ndarray) -> Tensor:
     """Exporters write norms without weights as ones and zeros."""
-    scale, bias = (torch.from_numpy(v).to(x) if isinstance(v, np.ndarray) else v for v in (scale, bias))
+    scale, bias = (to_torch(v).to(x) if isinstance(v, np.ndarray) else v for v in (scale, bias))
     return F.instance_norm(x, None, None, scale, bias, True, 0.0, c.attr("epsilon", 1e-5))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from converters.onnx.calls import Call, ints, operator
 from converters.onnx.cells import activations, cell_of
+from converters.onnx.tensors import to_torch
 from graphnfn.errors import ConversionError
 
 _ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
@@ -25,7 +26,7 @@ def lstm(c: Call, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, *mor
     """``more`` are lengths, first outputs, first cells, and weights from cells to gates."""
     lengths, h, cell, peep = (*more, None, None, None, None)[:4]
     if isinstance(peep, np.ndarray):
-        peep = torch.from_numpy(peep).to(x) if peep.any() else None
+        peep = to_torch(peep).to(x) if peep.any() else None
     return _layer(c, x, (w, r, b), lengths, [h, cell], peep)
 
 
@@ -61,7 +62,7 @@ def _layer(
 def _state(value: Any, x: Tensor, shape: tuple[int, ...], batch_first: bool) -> Tensor:
     if value is None or (isinstance(value, np.ndarray) and not value.any()):
         return x.new_zeros(shape)
-    value = torch.from_numpy(np.array(value)).to(x) if isinstance(value, np.ndarray) else value
+    value = to_torch(value).to(x) if isinstance(value, np.ndarray) else value
     return (value.transpose(0, 1) if batch_first else value).expand(shape)
 
 

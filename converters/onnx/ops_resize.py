@@ -79,8 +79,8 @@ def grid_sample(c: Call, x: Tensor, grid: Tensor) -> Tensor:
 
 
 def _coordinates(where: str, old: int, new: int, factor: float) -> Floats:
-    """Where the new positions lie among the old ones."""
-    at = np.arange(new, dtype=np.float64)
+    """Where the new positions lie among the old ones, in single precision: ties are rounded as by onnxruntime."""
+    at = np.arange(new, dtype=np.float32)
     if where == "half_pixel" or (where == "pytorch_half_pixel" and new > 1):
         return (at + 0.5) / factor - 0.5
     if where == "pytorch_half_pixel":
