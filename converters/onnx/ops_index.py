@@ -37,6 +37,8 @@ def _gather_known(x: Tensor, index: np.ndarray, axis: int) -> Tensor:
         raise ConversionError(f"picks entries {index.min()} to {index.max()} of an axis with {size}")
     if index.ndim == 0:
         return x.select(axis, int(index))
+    if axis == 0 and x.dim() == 2:  # rows of a table belong to their numbers, also those that are not read here
+        return F.embedding(to_torch(index).to(x.device), x)
     flat = index.reshape(-1)
     if flat.size and (flat == np.arange(flat[0], flat[0] + flat.size)).all():
         out = x.narrow(axis, int(flat[0]), flat.size)
