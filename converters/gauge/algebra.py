@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from converters.gauge.system import System
-from converters.gauge.values import Factor, Value, freeze, spread, unite
+from converters.gauge.values import Factor, Value, at_places, freeze, rows, spread
 
 
 def broadcast_shape(*values: Value) -> tuple[int, ...]:
@@ -17,7 +17,7 @@ def broadcast_shape(*values: Value) -> tuple[int, ...]:
 def _aligned(value: Value, rank: int) -> Value:
     lead = rank - len(value.shape)
     factors = tuple(f.on(*(a + lead for a in f.axes)) for f in value.factors)
-    return Value((1,) * lead + value.shape, factors, value.zero)
+    return Value((1,) * lead + value.shape, factors, value.zero, flat=frozenset(a + lead for a in value.flat))
 
 
 def add(system: System, a: Value, b: Value, why: str) -> Value:
@@ -33,78 +33,102 @@ def mul(system: System, a: Value, b: Value, why: str, power: float = 1.0) -> Val
 def _combine(system: System, a: Value, b: Value, why: str, *, product: bool, power: float = 1.0) -> Value:
     shape = broadcast_shape(a, b)
     a, b = _aligned(a, len(shape)), _aligned(b, len(shape))
+    flat = frozenset(
+        x for x in range(len(shape)) if all(v.shape[x] == 1 or x in v.flat for v in (a, b)) and shape[x] > 1
+    )
+    if product and (a.zero or b.zero):
+        return Value(shape, zero=True)
     if not product and (a.zero or b.zero):
-        return Value(shape, (b if a.zero else a).factors, a.zero and b.zero)
+        return Value(shape, (b if a.zero else a).factors, a.zero and b.zero, flat=flat)
     out: list[Factor] = []
     done: list[Factor] = []
     for f in a.factors:
         partners = [g for g in b.factors if set(g.axes) & set(f.axes)]
         done += partners
         if len(partners) > 1 or any(sum(bool(set(g.axes) & set(h.axes)) for h in a.factors) > 1 for g in partners):
-            for g in (f, *partners):
-                freeze(system, g, f"{why} mixes different arrangements of neurons")
+            _tangled(system, [h for h in a.factors if any(set(h.axes) & set(g.axes) for g in partners)], partners, why)
         elif partners:
-            merged = _pair(system, f, partners[0], shape, why, product, power)
+            merged = _pair(system, f, partners[0], (a, b), why, product, power)
             out += [] if merged is None else [merged]
         else:
             out += _alone(system, f, b, why, product, 1.0)
     for g in b.factors:
         if not any(g is d for d in done):
             out += _alone(system, g, a, why, product, power)
-    return Value(shape, tuple(out), product and (a.zero or b.zero))
+    return Value(shape, tuple(out), flat=flat)
+
+
+def _tangled(system: System, left: Sequence[Factor], right: Sequence[Factor], why: str) -> None:
+    """Neurons that are joint on one side and not on the other; a parameter may be read as joint, too."""
+    for f in (*left, *right):
+        freeze(system, f, f"{why} mixes different arrangements of neurons")
+    for side in (left, right):
+        if len(side) == 2 and all(len(f.axes) == 1 for f in side):
+            system.wish(side[0].atoms, side[1].atoms)
 
 
 def _alone(system: System, f: Factor, other: Value, why: str, product: bool, power: float) -> list[Factor]:
     """The other side has no neurons along these axes: it is broadcast there, or a constant."""
-    if all(other.shape[x] == 1 for x in f.axes):
-        if not product:
-            system.hold(f.cells, f"{why} of a value that is the same for all of these neurons")
-            system.bend(f.atoms, why)
-    else:
-        if not product:
+    uneven = [x for x in f.axes if other.varies(x)]
+    if not product:
+        if len(uneven) == len(f.axes):
             freeze(system, f, f"{why} of a constant")
             return []
-        system.fix(f.atoms, f"{why} of a constant")
+        system.hold(f.cells, f"{why} of a value that is the same for all of these neurons")
         system.bend(f.atoms, why)
-        if f.outer is not None and other.shape[f.axes[0]] > 1:
-            system.fix(f.outer, f"{why} of a constant")
+    if uneven:
+        at_places(system, f, uneven, f"{why} of a constant")
     return [f if power == 1.0 else powered(system, f, power, why)]
 
 
 def powered(system: System, f: Factor, power: float, why: str) -> Factor:
     """The factor with its scales to a power; signs follow odd powers."""
     cells = system.cells(f.atoms)
+    system.bend(f.atoms, why)
     system.balance((cells, 1.0), (f.cells, -power), why=why, sign=False)
     system.balance((cells, 1.0), (f.cells, power % 2), why=why, scale=False)
-    return Factor(f.axes, f.atoms, cells, f.outer)
+    return Factor(f.axes, f.atoms, cells)
 
 
 def _pair(
-    system: System, f: Factor, g: Factor, shape: tuple[int, ...], why: str, product: bool, power: float
+    system: System, f: Factor, g: Factor, sides: Sequence[Value], why: str, product: bool, power: float
 ) -> Factor | None:
     axes = tuple(sorted({*f.axes, *g.axes}))
+    if f.axes != axes and g.axes != axes and f.axes[0] == g.axes[0]:  # heads of a group: only the group is left
+        f, g = (
+            collapse(system, h, set(h.axes) - set(o.axes), why) if system.are_bundles(h.atoms) else h
+            for h, o in ((f, g), (g, f))
+        )
+        axes = tuple(sorted({*f.axes, *g.axes}))
     if f.axes != axes and g.axes != axes:
         freeze(system, f, f"{why} mixes different arrangements of neurons")
         freeze(system, g, f"{why} mixes different arrangements of neurons")
         return None
-    wide, narrow = (f, g) if f.axes == axes else (g, f)
-    if narrow.axes == axes:
-        unite(system, wide, narrow)
-    elif narrow.axes == axes[:1] and wide.outer is not None:
-        system.same(wide.outer, narrow.atoms)
+    wide, narrow, other = (f, g, sides[1]) if f.axes == axes else (g, f, sides[0])
+    missing = [x for x in axes if x not in narrow.axes]
+    uneven = [x for x in missing if other.varies(x)]
+    if uneven:
+        at_places(system, wide, uneven, f"{why} of a constant")
+    if missing and narrow.axes == axes[: len(narrow.axes)]:
+        system.same(system.bundles(rows(wide, missing)), narrow.atoms)
         system.hold(narrow.cells, f"{why} with what lies behind it")
+        if not product:
+            system.hold(wide.cells, f"{why} of a value that is the same for all of these neurons")
+            system.bend(wide.atoms, why)
+        if product and wide is g and power != 1.0:
+            return powered(system, wide, power, why)
         return wide
-    else:
-        system.same(wide.atoms, spread(narrow, axes, shape).atoms)
+    shape = broadcast_shape(*sides)
     left, right = spread(f, axes, shape), spread(g, axes, shape)
+    system.same(left.atoms, right.atoms)
     if not product:
         system.balance((left.cells, 1.0), (right.cells, -1.0), why=why)
-        return wide if f.axes == axes else Factor(axes, wide.atoms, wide.cells, wide.outer)
+        return wide
     system.bend(wide.atoms, why)
     cells = system.cells(wide.atoms)
     system.balance((cells, 1.0), (left.cells, -1.0), (right.cells, -power), why=why, sign=False)
     system.balance((cells, 1.0), (left.cells, 1.0), (right.cells, power % 2), why=why, scale=False)
-    return Factor(axes, wide.atoms, cells, wide.outer)
+    return Factor(axes, wide.atoms, cells)
 
 
 def reduce(system: System, value: Value, axes: Sequence[int], why: str, *, keepdim: bool, linear: bool) -> Value:
@@ -113,26 +137,47 @@ def reduce(system: System, value: Value, axes: Sequence[int], why: str, *, keepd
     kept: list[Factor] = []
     for f in value.factors:
         if not linear:
-            system.hold(f.cells, why, scale=False)
+            system.hold(f.cells, f"{why} allows positive scales only", scale=False)
             system.bend(f.atoms, why)
-        inside = [a for a in f.axes if a in gone]
-        if not inside:
+        if not set(f.axes) & gone:
             kept.append(f)
+            continue
+        rest = tuple(a for a in f.axes if a not in gone)
+        if rest and rest != f.axes[: len(rest)]:
+            kept.append(collapse(system, f, gone, why))
             continue
         system.hold(f.cells, f"{why} over these neurons")
         system.bend(f.atoms, f"{why} over these neurons")
-        rest = tuple(a for a in f.axes if a not in gone)
-        if rest == f.axes[:1] and f.outer is not None:
-            cells = system.cells(f.outer)
+        if rest:
+            atoms = system.bundles(rows(f, gone))
+            cells = system.cells(atoms)
             system.hold(cells, f"{why} over the neurons behind it")
-            kept.append(Factor(rest, f.outer, cells))
-        elif rest:
-            place = tuple(slice(None) if a in rest else slice(0, 1) for a in f.axes)
-            first = f.atoms[place]
-            system.same(f.atoms, first)
-            pick = tuple(slice(None) if a in rest else 0 for a in f.axes)
-            kept.append(Factor(rest, f.atoms[pick], f.cells[pick]))
-    return drop(Value(tuple(1 if a in gone else s for a, s in enumerate(value.shape)), tuple(kept)), gone, keepdim)
+            kept.append(Factor(rest, atoms, cells))
+    shape = tuple(1 if a in gone else s for a, s in enumerate(value.shape))
+    return drop(Value(shape, tuple(kept), flat=value.flat - gone), gone, keepdim)
+
+
+def collapse(system: System, f: Factor, gone: Iterable[int], why: str) -> Factor:
+    """Along these axes all neurons become one, with one scale: nothing moves there any more."""
+    place = tuple(slice(0, 1) if a in gone else slice(None) for a in f.axes)
+    system.same(f.atoms, f.atoms[place])
+    system.balance((f.cells, 1.0), (f.cells[place], -1.0), why=why)
+    pick = tuple(0 if a in gone else slice(None) for a in f.axes)
+    return Factor(tuple(a for a in f.axes if a not in gone), f.atoms[pick], f.cells[pick])
+
+
+def settle(system: System, value: Value, axes: Iterable[int], why: str) -> Value:
+    """Positions matter along these axes: no neuron moves along them."""
+    gone = {a % len(value.shape) for a in axes}
+    kept = []
+    for f in value.factors:
+        if not set(f.axes) & gone:
+            kept.append(f)
+        elif set(f.axes) <= gone:
+            freeze(system, f, why)
+        else:
+            kept.append(collapse(system, f, gone, why))
+    return Value(value.shape, tuple(kept), value.zero, flat=value.flat - gone)
 
 
 def drop(value: Value, gone: set[int], keepdim: bool) -> Value:
@@ -141,7 +186,8 @@ def drop(value: Value, gone: set[int], keepdim: bool) -> Value:
         return value
     shape = tuple(s for a, s in enumerate(value.shape) if a not in gone)
     shift = {a: a - sum(g < a for g in gone) for a in range(len(value.shape))}
-    return Value(shape, tuple(f.on(*(shift[a] for a in f.axes)) for f in value.factors), value.zero)
+    flat = frozenset(shift[a] for a in value.flat - gone)
+    return Value(shape, tuple(f.on(*(shift[a] for a in f.axes)) for f in value.factors), value.zero, flat=flat)
 
 
 def contract(
@@ -153,92 +199,112 @@ def contract(
     axes, then what is left of a, then what is left of b.
     """
     axis_a, axis_b = axis_a % len(a.shape), axis_b % len(b.shape)
+    for value, k in ((a, 0), (b, 1)):
+        _wishes(system, value, {pair[k] for pair in batch})
     rest_a = [x for x in range(len(a.shape)) if x != axis_a and x not in [p for p, _ in batch]]
     rest_b = [x for x in range(len(b.shape)) if x != axis_b and x not in [q for _, q in batch]]
     n = len(batch)
     place_a = {p: i for i, (p, _) in enumerate(batch)} | {x: n + i for i, x in enumerate(rest_a)}
     place_b = {q: i for i, (_, q) in enumerate(batch)} | {x: n + len(rest_a) + i for i, x in enumerate(rest_b)}
-    shape = tuple(max(a.shape[p], b.shape[q]) for p, q in batch)
-    shape += tuple(a.shape[x] for x in rest_a) + tuple(b.shape[x] for x in rest_b)
+    sides = _sides(a, b, (place_a, place_b), n, (len(rest_a), len(rest_b)))
+    shape = broadcast_shape(*sides)
+    if a.zero or b.zero:
+        return Value(shape, zero=True)
+    even = tuple(Value(v.shape, flat=frozenset(range(len(shape)))) for v in sides)
     fa, fb = a.factor(axis_a), b.factor(axis_b)
-    leads = _meet(system, a, b, fa, fb, (axis_a, axis_b), (place_a, place_b), why)
     out: list[Factor] = []
-    for f, place in [(f, place_a) for f in a.without(fa)] + [(f, place_b) for f in b.without(fb)]:
-        moved = _placed(f, place)
-        twin = next((k for k, o in enumerate(out) if set(o.axes) & set(moved.axes)), None)
-        if twin is None:
-            out.append(moved)
-            continue
-        pair = _pair(system, out[twin], moved, shape, why, True, 1.0)
-        out[twin : twin + 1] = [] if pair is None else [pair]
-    for lead in leads:
-        twin = next((k for k, o in enumerate(out) if set(o.axes) & set(lead.axes)), None)
-        if twin is None:
-            out.append(lead)
-        elif out[twin].outer is not None and out[twin].axes[:1] == lead.axes:
-            system.same(out[twin].outer, lead.atoms)  # type: ignore[arg-type]
-        elif out[twin].axes == lead.axes:
-            system.same(out[twin].atoms, lead.atoms)
-        else:
-            freeze(system, out[twin], f"{why} mixes different arrangements of neurons")
-            freeze(system, lead, f"{why} mixes different arrangements of neurons")
-            del out[twin]
-    return Value(shape, tuple(out), a.zero or b.zero)
+    left, right = [(0, _placed(f, place_a)) for f in a.without(fa)], [(1, _placed(f, place_b)) for f in b.without(fb)]
+    for side, f in left + right:
+        uneven = [x for x in f.axes if x < n and sides[1 - side].varies(x)]
+        if uneven:
+            at_places(system, f, uneven, f"{why} with a constant")
+        _join(system, out, f, even, why)
+    for lead in _meet(system, fa, fb, (axis_a, axis_b), (place_a, place_b), sides, why):
+        _join(system, out, lead, even, why)
+    flat = frozenset(x for x in range(n) if shape[x] > 1 and all(v.shape[x] == 1 or x in v.flat for v in sides))
+    return Value(shape, tuple(out), flat=flat)
+
+
+def _wishes(system: System, value: Value, batch: set[int]) -> None:
+    """Rows of a parameter that are used apart may have neurons of their own in every row."""
+    for f in value.factors:
+        for g in value.factors:
+            if f.axes[0] in batch and len(f.axes) == len(g.axes) == 1 and g.axes[0] not in batch:
+                system.wish(f.atoms, g.atoms)
+
+
+def _sides(
+    a: Value, b: Value, places: tuple[dict[int, int], dict[int, int]], n: int, rest: tuple[int, int]
+) -> tuple[Value, Value]:
+    """Both operands without neurons, with their axes where the result has them."""
+    out = []
+    for value, place in zip((a, b), places, strict=True):
+        shape = [1] * (n + sum(rest))
+        for axis, where in place.items():
+            shape[where] = value.shape[axis]
+        uneven = {place[x] for x in place if value.varies(x)}
+        flat = frozenset(x for x in range(len(shape)) if shape[x] > 1 and x not in uneven)
+        out.append(Value(tuple(shape), flat=flat))
+    return out[0], out[1]
+
+
+def _join(system: System, out: list[Factor], f: Factor, sides: Sequence[Value], why: str) -> None:
+    """Put a factor to the others of a product."""
+    twins = [k for k, o in enumerate(out) if set(o.axes) & set(f.axes)]
+    if not twins:
+        out.append(f)
+        return
+    if len(twins) > 1:
+        _tangled(system, [out[k] for k in twins], [f], why)
+        out[:] = [o for k, o in enumerate(out) if k not in twins]
+        return
+    k = twins[0]
+    pair = _pair(system, out[k], f, sides, why, True, 1.0)
+    out[k : k + 1] = [] if pair is None else [pair]
 
 
 def _placed(f: Factor, place: dict[int, int]) -> Factor:
     axes = [place[x] for x in f.axes]
     rank = np.argsort(axes)
-    outer = f.outer if int(rank[0]) == 0 else None
-    return Factor(tuple(sorted(axes)), f.atoms.transpose(rank), f.cells.transpose(rank), outer)
+    return Factor(tuple(sorted(axes)), f.atoms.transpose(rank), f.cells.transpose(rank))
 
 
 def _meet(
-    system: System, a: Value, b: Value, fa: Factor | None, fb: Factor | None, axes: tuple[int, int],
-    places: tuple[dict[int, int], dict[int, int]], why: str,
+    system: System, fa: Factor | None, fb: Factor | None, axes: tuple[int, int],
+    places: tuple[dict[int, int], dict[int, int]], sides: tuple[Value, Value], why: str,
 ) -> list[Factor]:  # fmt: skip
-    """Tie the contracted axis; gives the atoms of batch axes that were joint with it."""
+    """Tie the contracted axis; gives the bundles along batch axes that were joint with it."""
     if fa is None or fb is None:
-        freeze(system, fa, f"{why} with a constant")
-        freeze(system, fb, f"{why} with a constant")
-        return []
-    wide_a, wide_b = _ends_in(fa, axes[0], places[0]), _ends_in(fb, axes[1], places[1])
-    if wide_a is None or wide_b is None:
-        for f in (fa, fb):
-            freeze(system, f, f"{why} mixes different arrangements of neurons")
-        return []
-    (lead_a, f), (lead_b, g) = wide_a, wide_b
-    if lead_a and lead_b and lead_a != lead_b:
-        for h in (fa, fb):
+        out = []
+        for h, k in ((fa, 0), (fb, 1)):
+            if h is not None and len(h.axes) > 1:
+                out.append(_placed(collapse(system, h, {axes[k]}, f"{why} with a constant"), places[k]))
+            else:
+                freeze(system, h, f"{why} with a constant")
+        return out
+    end = len(sides[0].shape)
+    f, g = _placed(fa, {**places[0], axes[0]: end}), _placed(fb, {**places[1], axes[1]: end})
+    lead = tuple(sorted({*f.axes[:-1], *g.axes[:-1]}))
+    if lead not in (f.axes[:-1], g.axes[:-1]):
+        for h in (f, g):
             freeze(system, h, f"{why} mixes different arrangements of neurons")
         return []
-    lead = lead_a or lead_b
-    atoms_f, atoms_g = np.broadcast_arrays(_padded(f.atoms, len(lead)), _padded(g.atoms, len(lead)))
-    system.same(atoms_f, atoms_g)
-    if f.outer is not None and g.outer is not None:
-        system.same(f.outer, g.outer)
-    system.balance((_padded(f.cells, len(lead)), 1.0), (_padded(g.cells, len(lead)), 1.0), why=why)
-    outer = f.outer if f.outer is not None else g.outer
-    if len(lead) != 1:
-        for h in (f, g) if lead else ():
-            system.fix(h.atoms, f"{why} over several joint axes")
+    size = fa.atoms.shape[fa.axes.index(axes[0])]
+    shape = (*broadcast_shape(*sides), size)
+    for h, other in ((f, 1), (g, 0)):
+        uneven = [x for x in h.axes[:-1] if sides[other].varies(x)]
+        if uneven:
+            at_places(system, h, uneven, f"{why} with a constant")
+    left, right = spread(f, (*lead, end), shape), spread(g, (*lead, end), shape)
+    system.same(left.atoms, right.atoms)
+    system.balance((left.cells, 1.0), (right.cells, 1.0), why=why)
+    if not lead:
         return []
-    if outer is None:
-        return []
-    cells = system.cells(outer)
-    system.hold(cells, why)
-    return [Factor(lead, outer, cells)]
-
-
-def _padded(array: np.ndarray, lead: int) -> np.ndarray:
-    return array.reshape((1,) * (lead + 1 - array.ndim) + array.shape)
-
-
-def _ends_in(f: Factor, axis: int, place: dict[int, int]) -> tuple[tuple[int, ...], Factor] | None:
-    """The factor with the contracted axis last, and where its other axes go; None if those are no batch axes."""
-    others = [x for x in f.axes if x != axis]
-    order = [f.axes.index(x) for x in others] + [f.axes.index(axis)]
-    outer = f.outer if order[0] == 0 else None
-    moved = Factor(f.axes, f.atoms.transpose(order), f.cells.transpose(order), outer)
-    lead = tuple(place[x] for x in others)
-    return (lead, moved) if list(lead) == sorted(lead) else None
+    out = []
+    for h in (f, g):
+        if h.axes[:-1]:
+            atoms = system.bundles(h.atoms)
+            cells = system.cells(atoms)
+            system.hold(cells, why)
+            out.append(Factor(h.axes[:-1], atoms, cells))
+    return out

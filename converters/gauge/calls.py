@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from converters.gauge.system import System
+from converters.gauge.system import Ints, System
 from converters.gauge.values import Factor, Value
 
 
@@ -22,7 +22,7 @@ class Call:
         kwargs: likewise.
         shape: of the result, or of every one of several results.
         roles: filled in with what the axes of parameters are: (parameter, axis) -> "dst" or "src".
-        joint: filled in with axes of parameters that mean other neurons in other rows (grouped convolutions).
+        joint: filled in with second axes of kernels that mean other neurons in other rows (grouped convolutions).
     """
 
     system: System
@@ -32,7 +32,7 @@ class Call:
     kwargs: dict[str, Any]
     shape: Any
     roles: dict[tuple[str, int], str]
-    joint: dict[tuple[str, int], Factor]
+    joint: dict[str, Factor]
 
     def get(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by its place or its name."""
@@ -52,6 +52,15 @@ class Call:
                 self.roles.setdefault((value.param, dst), "dst")
             if src is not None:
                 self.roles.setdefault((value.param, src), "src")
+
+    def split(self, weight: Value, atoms: Ints, cells: Ints) -> None:
+        """Say that the columns of a kernel are these neurons, per row."""
+        if weight.param is None:
+            return
+        first = self.joint.setdefault(weight.param, Factor((0, 1), atoms, cells))
+        if first.atoms is not atoms:
+            self.system.same(first.atoms, atoms)
+            self.system.balance((first.cells, 1.0), (cells, -1.0), why="a kernel is used twice")
 
 
 Rule = Callable[[Call], Any]

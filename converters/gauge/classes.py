@@ -12,9 +12,10 @@ from converters.gauge.system import Ints
 from converters.gauge.values import Factor
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
+Hashes = NDArray[np.uint64]
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix(x: Hashes) -> Hashes:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -22,18 +23,22 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class Classes:
-    """Per class of atoms that move together ("root"): its part.
+    """Per class of atoms that move together ("root"): its part, as 64-bit hashes.
 
     Args:
         roots: root of every atom.
-        part: equal for roots that may be exchanged, as 64-bit hashes.
+        part: equal for roots of one group.
         plain: the same without regard to the bundles that they lie in.
+        label: of the places that they are bound to; roots of other labels do not take each other's place.
+        slot: of every atom, where it occurs itself: tells apart the places of one neuron on one axis.
         bundles: pairs (root, root of the bundle that it lies in).
     """
 
     roots: Ints
-    part: NDArray[np.uint64]
-    plain: NDArray[np.uint64]
+    part: Hashes
+    plain: Hashes
+    label: Hashes
+    slot: Hashes
     bundles: Ints
 
 
@@ -41,24 +46,58 @@ def classify(found: Inference) -> Classes:
     """Hash every root's occurrences."""
     roots = found.system.roots()
     size = int(roots.max()) + 1 if len(roots) else 0
-    plain = np.ones(size, dtype=np.uint64)
+    factors = _factors(found)
     with np.errstate(over="ignore"):
-        for number, factor in enumerate(_factors(found)):
-            seen, counts = np.unique(roots[factor.atoms.reshape(-1)], return_counts=True)
-            tag = _mix(np.uint64(number + 1) * _PRIME + counts.astype(np.uint64))
-            plain[seen] = _mix(plain[seen] * _PRIME ^ tag)
-        pairs = np.zeros((0, 2), dtype=np.int64)
-        if found.system.parents:
-            children = roots[np.concatenate([a.reshape(-1) for a, _ in found.system.parents])]
-            parents = [np.repeat(b, a.shape[1]) for a, b in found.system.parents]
-            pairs = np.unique(np.stack([children, roots[np.concatenate(parents)]], 1), axis=0)
+        plain = _occurrences([roots[f.atoms.reshape(-1)] for f in factors], size)
+        slot = _occurrences([f.atoms.reshape(-1) for f in factors], len(roots))
+        label = _labels(found, roots, size)
+        pairs = _pairs(found, roots)
         part = plain.copy()
         np.add.at(part, pairs[:, 0], _mix(pairs[:, 1].astype(np.uint64) * _PRIME + np.uint64(7)))
-    return Classes(roots, part, plain, pairs)
+        own = np.unique(pairs[:, 1])  # a bundle that sits in tensors itself is a group of its own
+        part[own] = _mix(part[own] + own.astype(np.uint64) * _PRIME)
+        part = _divided(part, label)
+    return Classes(roots, part, plain, label, slot, pairs)
+
+
+def _occurrences(places: list[Ints], size: int) -> Hashes:
+    out = np.ones(size, dtype=np.uint64)
+    for number, here in enumerate(places):
+        seen, counts = np.unique(here, return_counts=True)
+        out[seen] = _mix(out[seen] * _PRIME ^ _mix(np.uint64(number + 1) * _PRIME + counts.astype(np.uint64)))
+    return out
+
+
+def _labels(found: Inference, roots: Ints, size: int) -> Hashes:
+    out = np.zeros(size, dtype=np.uint64)
+    for number, (atoms, codes, _) in enumerate(found.system.fixed):
+        pairs = np.unique(np.stack([roots[atoms], codes]), axis=1)
+        tags = _mix(_mix(pairs[1].astype(np.uint64) + np.uint64(1)) + np.uint64(number + 1) * _PRIME)
+        np.add.at(out, pairs[0], tags)
+    return out
+
+
+def _pairs(found: Inference, roots: Ints) -> Ints:
+    out = [np.zeros((0, 2), dtype=np.int64)]
+    for rows, parents in found.system.parents:
+        for row, parent in zip(rows, roots[parents].tolist(), strict=True):
+            inside = np.unique(roots[row])
+            out.append(np.stack([inside, np.full_like(inside, parent)], 1))
+    pairs = np.unique(np.concatenate(out), axis=0)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
+def _divided(part: Hashes, label: Hashes) -> Hashes:
+    """Roots of one part, all bound to different places, are one fixed group; else every label has its own."""
+    both = np.unique(np.stack([part, label]), axis=1)
+    parts, labels = np.unique(both[0], return_counts=True)
+    _, back, members = np.unique(part, return_inverse=True, return_counts=True)
+    mixed = (labels > 1) & (labels < members)
+    _ = parts
+    return np.where(mixed[back.reshape(-1)], _mix(part * _PRIME ^ label), part)
 
 
 def _factors(found: Inference) -> list[Factor]:
     """All places where atoms occur, in a fixed order."""
-    out = [f for name in found.order for f in found.params[name].factors]
-    out += list(found.joint.values())
+    out = [f for name in found.order for f in found.places[name]]
     return out + [f for value in found.values.values() for f in value.factors]

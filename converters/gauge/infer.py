@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converters.gauge import rules_layout, rules_linear, rules_pointwise, rules_recurrent
+from converters.gauge import rules_contract, rules_layout, rules_linear, rules_pointwise, rules_recurrent
 from converters.gauge.calls import Call, rule_for
 from converters.gauge.system import System
-from converters.gauge.values import Factor, Value, freeze_all, fresh
+from converters.gauge.values import Factor, Value, freeze_all, fresh, leads
 from graphnfn.program import Op, Program, Ref
 
-_ = (rules_layout, rules_linear, rules_pointwise, rules_recurrent)  # imported for the rules that they register
+_ = (
+    rules_contract,
+    rules_layout,
+    rules_linear,
+    rules_pointwise,
+    rules_recurrent,
+)  # imported for the rules that they register
 
 Shape = tuple[int, ...]
+Joint = tuple[str, int, int]
+OUTPUT = "it is the output"
 
 
 @dataclass(frozen=True)
@@ -22,21 +30,21 @@ class Inference:
     """All constraints of a program, and where its parameters and values have their neurons.
 
     Args:
-        params: the tensors of the state dict that may be transformed.
+        places: where the neurons sit in the tensors of the state dict that may be transformed.
         values: every value of the program.
         roles: (parameter, axis) -> "dst" or "src".
-        joint: axes of parameters that mean other neurons in other rows.
         opaque: operators without a rule; the axes around them are fixed.
         order: the parameters in order of first use.
+        useless: what was told apart in vain.
     """
 
     system: System
-    params: dict[str, Value]
+    places: dict[str, tuple[Factor, ...]]
     values: dict[str, Value]
     roles: dict[tuple[str, int], str]
-    joint: dict[tuple[str, int], Factor]
     opaque: tuple[Op, ...]
     order: tuple[str, ...]
+    useless: frozenset[Joint]
 
 
 def infer(
@@ -50,17 +58,33 @@ def infer(
         tensors: shapes of the state dict's tensors.
         movable: the tensors that may be transformed (floating point, in the state dict).
     """
+    apart: frozenset[Joint] = frozenset()
+    found, wishes = _walk(program, shapes, tensors, movable, apart)
+    while not wishes <= apart:
+        apart |= wishes
+        found, wishes = _walk(program, shapes, tensors, movable, apart)
+    while found.useless:
+        apart -= found.useless
+        found, _ = _walk(program, shapes, tensors, movable, apart)
+    return found
+
+
+def _walk(
+    program: Program, shapes: Mapping[str, Any], tensors: Mapping[str, Shape], movable: frozenset[str],
+    apart: frozenset[Joint],
+) -> tuple[Inference, set[Joint]]:  # fmt: skip
+    """One pass; ``apart`` are axes of parameters that have other neurons for every entry of another axis."""
     system = System()
-    params = {name: fresh(system, tensors[name], name) for name in movable}
+    params = {n: fresh(system, tensors[n], n, [(i, j) for p, i, j in apart if p == n]) for n in sorted(movable)}
     values: dict[str, Any] = {}
     for value, name in program.tensors:
         values[value] = params[name] if name in movable else Value(tuple(tensors[name]))
     for name in (*program.inputs, *program.constants):
         values[name] = Value(shapes[name]) if shapes[name] is not None else None
     roles: dict[tuple[str, int], str] = {}
-    joint: dict[tuple[str, int], Factor] = {}
+    joint: dict[str, Factor] = {}
     opaque = []
-    for op in program.ops:
+    for op in live(program):
         shape = shapes[op.name]
         if op.target == "getitem":
             values[op.name] = values[op.args[0].name][op.args[1]]
@@ -74,12 +98,60 @@ def infer(
         values[op.name] = _checked(system, op, result, shape, values, known=found is not None)
     for name in program.outputs:
         if isinstance(values.get(name), Value):
-            freeze_all(system, values[name], "it is the output")
+            freeze_all(system, values[name], OUTPUT)
     named = dict(program.tensors)
-    used = [named[r] for op in program.ops for r in op.refs() if r in named]
+    used = [named[r] for op in live(program) for r in op.refs() if r in named]
     order = tuple(dict.fromkeys(n for n in used if n in params))
-    return Inference(system, params, {k: v for k, v in values.items() if isinstance(v, Value)}, roles, joint,
-                     tuple(opaque), order)  # fmt: skip
+    places = {n: _places(system, v, joint.get(n)) for n, v in params.items()}
+    kept = {k: v for k, v in values.items() if isinstance(v, Value)}
+    return Inference(system, places, kept, roles, tuple(opaque), order, _useless(system, params)), _wishes(
+        system, params
+    )
+
+
+def live(program: Program) -> list[Op]:
+    """The operators that the results depend on, and those that work in place."""
+    needed, out = set(program.outputs), []
+    for op in reversed(program.ops):
+        if op.name in needed or in_place(op):
+            needed.update(op.refs())
+            out.append(op)
+    return out[::-1]
+
+
+def in_place(op: Op) -> bool:
+    return op.target.partition(".")[2].partition(".")[0].endswith("_")
+
+
+def _places(system: System, value: Value, columns: Factor | None) -> tuple[Factor, ...]:
+    if columns is None:
+        return (*value.factors, *leads(system, value).values())
+    return (*(f for f in value.factors if f.axes != columns.axes[1:]), columns)
+
+
+def _wishes(system: System, params: Mapping[str, Value]) -> set[Joint]:
+    """Axes of parameters that were wished to be joint, directly or by parameters that are tied to these."""
+    if not system.wishes:
+        return set()
+    roots = system.roots()
+    pairs = {tuple(frozenset(roots[x].reshape(-1).tolist()) for x in pair) for pair in system.wishes}
+    out = set()
+    for name, value in params.items():
+        single = [(f.axes[0], frozenset(roots[f.atoms].tolist())) for f in value.factors if len(f.axes) == 1]
+        out |= {(name, i, j) for i, a in single for j, b in single if i < j and ((a, b) in pairs or (b, a) in pairs)}
+    return out
+
+
+def _useless(system: System, params: Mapping[str, Value]) -> frozenset[Joint]:
+    """Axes of parameters whose neurons turned out to be the same in all rows, or the same along a row."""
+    joint = [(n, f) for n, value in params.items() for f in value.factors if len(f.axes) > 1]
+    if not joint:
+        return frozenset()
+    roots = system.roots()
+    return frozenset(
+        (n, f.axes[0], f.axes[1]) for n, f in joint
+        if any((roots[f.atoms] == roots[first]).all() for first in (f.atoms[:1], f.atoms[:, :1]))
+    )  # fmt: skip
 
 
 def _resolve(value: Any, values: Mapping[str, Any]) -> Any:

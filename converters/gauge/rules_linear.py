@@ -1,4 +1,4 @@
-"""Rules of operators with weights, contractions, norms, pooling and attention."""
+"""Rules of convolutions, norms, pooling and reductions."""
 
 from __future__ import annotations
 
@@ -8,59 +8,11 @@ import numpy as np
 
 from converters.gauge import algebra, shapes
 from converters.gauge.calls import Call, rule
-from converters.gauge.values import Factor, Value, freeze, freeze_all
+from converters.gauge.rules_contract import with_bias
+from converters.gauge.values import Factor, Value, freeze, freeze_all, rows
 
-
-def _bias(c: Call, out: Value, bias: Any, axis: int = 1) -> Value:
-    if not isinstance(bias, Value):
-        return out
-    f = bias.factor(0)
-    trailing = len(out.shape) - 1 - (axis % len(out.shape))
-    lifted = Value((bias.shape[0], *(1,) * trailing), () if f is None else (f.on(0),), bias.zero)
-    return algebra.add(c.system, out, lifted, "a bias")
-
-
-@rule("linear")
-def linear(c: Call) -> Value:
-    """``y = x W^T + b``."""
-    x, weight = c.args[0], c.args[1]
-    c.role(weight, dst=0, src=1)
-    out = algebra.contract(c.system, x, weight, -1, 1, [], "linear")
-    return _bias(c, out, c.get(2, "bias"), -1)
-
-
-@rule("addmm")
-def addmm(c: Call) -> Value:
-    bias, a, b = c.args[:3]
-    c.role(b, dst=1, src=0)
-    return _bias(c, algebra.contract(c.system, a, b, 1, 0, [], "addmm"), bias, -1)
-
-
-@rule("mm", "matmul", "bmm", "mv", "dot")
-def matmul(c: Call) -> Value:
-    a, b = c.args[0], c.args[1]
-    if len(b.shape) == 1:
-        return algebra.contract(c.system, a, b, -1, 0, [], c.why)
-    if len(a.shape) == 1:
-        return algebra.contract(c.system, a, b, 0, -2, [], c.why)
-    c.role(b, dst=len(b.shape) - 1, src=len(b.shape) - 2)
-    n = max(len(a.shape), len(b.shape)) - 2
-    if len(b.shape) == 2:
-        return algebra.contract(c.system, a, b, -1, 0, [], c.why)
-    a = shapes.expand(a, (-1,) * len(a.shape)) if len(a.shape) == n + 2 else _wide(a, n + 2)
-    b = b if len(b.shape) == n + 2 else _wide(b, n + 2)
-    return algebra.contract(c.system, a, b, n + 1, n, [(k, k) for k in range(n)], c.why)
-
-
-def _wide(value: Value, rank: int) -> Value:
-    return shapes.expand(value, (1,) * (rank - len(value.shape)) + value.shape)
-
-
-@rule("baddbmm")
-def baddbmm(c: Call) -> Value:
-    start, a, b = c.args[:3]
-    out = algebra.contract(c.system, a, b, 2, 1, [(0, 0)], c.why)
-    return out if c.get(3, "beta", 1) == 0 else algebra.add(c.system, out, start, "addition")
+TAPS = "entries of a kernel have places"
+"""Axes of kernels are no neurons."""
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution")
@@ -72,14 +24,17 @@ def conv(c: Call) -> Value:
             return _transposed(c, x, weight, groups)
     else:
         groups = c.get(6, "groups", 1)
-    x = _unbatched(c, x)
-    for axis in range(2, len(x.shape)):
-        freeze(c.system, x.factor(axis), "a convolution runs over these positions")
-        freeze(c.system, weight.factor(axis), "entries of a kernel have places")
+    x = _positions(c, _unbatched(c, x), weight)
     c.role(weight, dst=0, src=1)
     f = _dense(c, x, weight) if groups == 1 else _grouped(c, x, weight, groups)
     out = Value(_batched(c), () if f is None else (f,))
-    return _outcome(c, _bias(c, out, c.get(2, "bias")))
+    return _outcome(c, with_bias(c, out, c.get(2, "bias")))
+
+
+def _positions(c: Call, x: Value, weight: Value) -> Value:
+    for axis in range(2, len(weight.shape)):
+        freeze(c.system, weight.factor(axis), TAPS)
+    return algebra.settle(c.system, x, range(2, len(x.shape)), "a convolution runs over these positions")
 
 
 def _unbatched(c: Call, x: Value) -> Value:
@@ -116,36 +71,38 @@ def _tie(c: Call, source: Factor | None, into: Factor) -> None:
 def _grouped(c: Call, x: Value, weight: Value, groups: int) -> Factor | None:
     """Channels of a group stay together; the columns of the kernel mean other channels in every group of rows."""
     system = c.system
-    source, rows = x.factor(1), weight.factor(0)
-    if rows is None or source is None or len(source.axes) > 1 or len(rows.axes) > 1:
-        for f in (source, rows, weight.factor(1)):
-            freeze(system, f, "a grouped convolution of fixed channels")
-        return None if rows is None else rows.on(1)
+    source, out, columns = x.factor(1), weight.factor(0), weight.factor(1)
+    if out is None or weight.param is None or len(out.axes) > 1 or (source is not None and len(source.axes) > 1):
+        for f in (source, out, columns):
+            freeze(system, f, "a grouped convolution of other forms")
+        return out if out is None else out.on(1)
+    each = out.atoms.reshape(groups, -1)
+    if source is None:
+        freeze(system, columns, "a grouped convolution of fixed channels")
+        system.fix(each, "a grouped convolution of fixed channels", np.arange(groups)[:, None])
+        system.bend(each, "a grouped convolution")
+        return out.on(1)
     inside = source.atoms.reshape(groups, -1)
-    each = rows.atoms.reshape(groups, -1)
     if inside.shape[1] == 1:  # depthwise: every output belongs to one input
-        system.same(inside, each)
-        cells = system.cells(rows.atoms)
-        system.balance(
-            (cells.reshape(groups, -1), 1.0), (rows.cells.reshape(groups, -1), -1.0),
-            (source.cells.reshape(groups, 1), -1.0), why="depthwise convolution",
-        )  # fmt: skip
-        for atoms in (rows.atoms,):
-            system.bend(atoms, "depthwise convolution")
-        return Factor((1,), rows.atoms, cells)
-    outer_in, outer_out = shapes.bundle(system, inside), shapes.bundle(system, each)
-    system.same(outer_in, outer_out)
-    columns = weight.factor(1)
+        return _depthwise(c, source, out, groups)
+    system.same(system.bundles(inside), system.bundles(each))
     if columns is not None and columns.axes == (1,):
-        joint = system.cells(inside)
-        weight_cells = Factor(
-            (0, 1),
-            np.repeat(inside, each.shape[1], 0),
-            np.repeat(joint, each.shape[1], 0),
-        )
-        system.balance((joint, 1.0), (source.cells.reshape(groups, -1), 1.0), why="grouped convolution")
-        c.joint[(str(weight.param), 1)] = weight_cells
-    return rows.on(1)
+        cells = system.cells(inside)
+        system.balance((cells, 1.0), (source.cells.reshape(groups, -1), 1.0), why="grouped convolution")
+        c.split(weight, np.repeat(inside, each.shape[1], 0), np.repeat(cells, each.shape[1], 0))
+    return out.on(1)
+
+
+def _depthwise(c: Call, source: Factor, out: Factor, groups: int) -> Factor:
+    system = c.system
+    system.same(source.atoms.reshape(groups, 1), out.atoms.reshape(groups, -1))
+    cells = system.cells(out.atoms)
+    system.balance(
+        (cells.reshape(groups, -1), 1.0), (out.cells.reshape(groups, -1), -1.0),
+        (source.cells.reshape(groups, 1), -1.0), why="depthwise convolution",
+    )  # fmt: skip
+    system.bend(out.atoms, "depthwise convolution")
+    return Factor((1,), out.atoms, cells)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -154,10 +111,7 @@ def conv_transpose(c: Call) -> Value:
 
 
 def _transposed(c: Call, x: Value, weight: Value, groups: int) -> Value:
-    x = _unbatched(c, x)
-    for axis in range(2, len(x.shape)):
-        freeze(c.system, x.factor(axis), "a convolution runs over these positions")
-        freeze(c.system, weight.factor(axis), "entries of a kernel have places")
+    x = _positions(c, _unbatched(c, x), weight)
     c.role(weight, dst=1, src=0)
     source, into, out = x.factor(1), weight.factor(0), weight.factor(1)
     if groups == 1:
@@ -165,12 +119,36 @@ def _transposed(c: Call, x: Value, weight: Value, groups: int) -> Value:
             _tie(c, source, into)
         else:
             freeze(c.system, source, "a convolution of one channel")
-    else:
+    elif source is None or into is None or weight.param is None or len(source.axes) > 1 or len(into.axes) > 1:
         for f in (source, into, out):
-            freeze(c.system, f, "a grouped transposed convolution")
+            freeze(c.system, f, "a grouped transposed convolution of other forms")
         out = None
+    else:
+        return _outcome(
+            c, with_bias(c, Value(_batched(c), (_split(c, weight, source, into, groups),)), c.get(2, "bias"))
+        )
     result = Value(_batched(c), () if out is None else (out.on(1),))
-    return _outcome(c, _bias(c, result, c.get(2, "bias")))
+    return _outcome(c, with_bias(c, result, c.get(2, "bias")))
+
+
+def _split(c: Call, weight: Value, source: Factor, into: Factor, groups: int) -> Factor:
+    """Outputs of a grouped transposed convolution: its columns mean other channels in every group of rows."""
+    system, wide = c.system, weight.shape[1]
+    inside = source.atoms.reshape(groups, -1)
+    system.same(source.atoms, into.atoms)
+    if inside.shape[1] == 1 and wide == 1:
+        return _depthwise(c, source, into, groups)
+    system.balance((source.cells, 1.0), (into.cells, 1.0), why="convolution")
+    if wide == 1:
+        atoms = system.bundles(inside)
+        cells = system.cells(atoms)
+        system.hold(cells, "a convolution of one output per group")
+        return Factor((1,), atoms, cells)
+    atoms = system.atoms(groups, wide)
+    cells = system.cells(atoms)
+    system.same(system.bundles(inside), system.bundles(atoms))
+    c.split(weight, np.repeat(atoms, inside.shape[1], 0), np.repeat(cells, inside.shape[1], 0))
+    return Factor((1,), atoms.reshape(-1), cells.reshape(-1))
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm")
@@ -209,6 +187,8 @@ def layer_norm(c: Call) -> Any:
             c.system.hold(f.cells, f"{c.why} over these neurons", sign="layer" in c.why)
             c.system.bend(f.atoms, f"{c.why} over these neurons")
             c.system.note(f.atoms, c.why)
+            if not set(f.axes) <= set(axes):
+                c.system.bundles(rows(f, axes))
         else:
             c.system.hold(f.cells, f"{c.why} for each of these")
     out = x
@@ -222,7 +202,7 @@ def layer_norm(c: Call) -> Any:
 @rule("group_norm", "native_group_norm", "instance_norm")
 def group_norm(c: Call) -> Any:
     """Channels of one group are normalised together."""
-    x = c.args[0]
+    x = algebra.settle(c.system, c.args[0], range(2, len(c.args[0].shape)), f"{c.why} over these positions")
     if c.why == "native_group_norm":
         weight, bias, groups = c.args[1], c.args[2], c.args[6]
     elif c.why == "group_norm":
@@ -238,11 +218,9 @@ def group_norm(c: Call) -> Any:
         c.system.hold(f.cells, f"{c.why} over these neurons", sign=not alone)
         c.system.bend(f.atoms, f"{c.why} over these neurons")
         if groups > 1 and not alone:
-            shapes.bundle(c.system, f.atoms.reshape(groups, -1))
+            c.system.bundles(f.atoms.reshape(groups, -1))
     elif f is not None:
         freeze(c.system, f, c.why)
-    for axis in range(2, len(x.shape)):
-        freeze(c.system, x.factor(axis), f"{c.why} over these positions")
     out = x
     if isinstance(weight, Value):
         out = algebra.mul(c.system, out, _channels(weight, len(x.shape)), "the weight of a norm")
@@ -263,17 +241,12 @@ def pooled(c: Call) -> Any:
     x = c.args[0]
     first = len(x.shape) - int(next(ch for ch in reversed(c.why.removesuffix("_with_indices").removesuffix("_aa"))
                                     if ch.isdigit())) if c.why != "grid_sampler" else 2  # fmt: skip
-    kept = []
-    for f in x.factors:
-        if max(f.axes) >= first:
-            freeze(c.system, f, f"{c.why} runs over these positions")
-        else:
-            kept.append(f)
-            if "max" in c.why:
-                c.system.hold(f.cells, f"{c.why} allows positive scales only", scale=False)
-                c.system.bend(f.atoms, c.why)
+    x = algebra.settle(c.system, x, range(first, len(x.shape)), f"{c.why} runs over these positions")
+    for f in x.factors if "max" in c.why else ():
+        c.system.hold(f.cells, f"{c.why} allows positive scales only", scale=False)
+        c.system.bend(f.atoms, c.why)
     many = isinstance(c.shape, list)
-    out = Value(c.shape[0] if many else c.shape, tuple(kept), x.zero)
+    out = Value(c.shape[0] if many else c.shape, x.factors, x.zero)
     return [out, *(Value(s) for s in c.shape[1:])] if many else out
 
 
@@ -315,22 +288,3 @@ def _reduced(c: Call, *, linear: bool) -> Any:
         return out
     second = out if c.why in ("var_mean", "std_mean") else Value(c.shape[1])
     return [out, second]
-
-
-@rule("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu")
-def attention(c: Call) -> Any:
-    """``softmax(q k^T) v`` per head: q and k are contracted, v passes."""
-    q, k, v = c.args[:3]
-    if c.kwargs.get("enable_gqa") or k.shape[-3:-2] != q.shape[-3:-2]:
-        times = q.shape[-3] // k.shape[-3]
-        k, v = (shapes.take(t, -3, lambda x: np.repeat(x, times, 0), t.shape[-3] * times) for t in (k, v))
-    batch = [(a, a) for a in range(len(q.shape) - 2)]
-    rank = len(q.shape)
-    scores = algebra.contract(c.system, q, k, rank - 1, rank - 1, batch, "attention scores")
-    mask = c.get(3, "attn_mask")
-    if isinstance(mask, Value):
-        scores = algebra.add(c.system, scores, mask, "an attention mask")
-    for f in scores.factors:
-        c.system.hold(f.cells, "softmax allows no scale")
-    out = algebra.contract(c.system, scores, v, rank - 1, rank - 2, batch, "attention")
-    return out if not isinstance(c.shape, list) else [out, *(Value(s) for s in c.shape[1:])]

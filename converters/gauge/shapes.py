@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from converters.gauge.system import Ints, System
-from converters.gauge.values import Factor, Value, freeze, spread, unite
+from converters.gauge.values import Factor, Value, at_places, freeze, spread
 
 
 def permute(value: Value, order: Sequence[int]) -> Value:
@@ -19,10 +18,9 @@ def permute(value: Value, order: Sequence[int]) -> Value:
     for f in value.factors:
         axes = [place[a] for a in f.axes]
         rank = np.argsort(axes)
-        kept = f.outer if int(rank[0]) == 0 else None
-        arrays = (f.atoms.transpose(rank), f.cells.transpose(rank))
-        factors.append(Factor(tuple(sorted(axes)), *arrays, kept))
-    return Value(tuple(value.shape[o] for o in order), tuple(factors), value.zero)
+        factors.append(Factor(tuple(sorted(axes)), f.atoms.transpose(rank), f.cells.transpose(rank)))
+    flat = frozenset(place[a] for a in value.flat)
+    return Value(tuple(value.shape[o] for o in order), tuple(factors), value.zero, flat=flat)
 
 
 def chunks(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]:
@@ -55,19 +53,29 @@ def reshape(system: System, value: Value, shape: Sequence[int]) -> Value:
     for f in value.factors:
         touched = [part for part in parts if set(part[0]) & set(f.axes)]
         axes = tuple(a for part in touched for a in part[0])
-        others = [g for g in value.factors if g is not f and set(g.axes) & set(axes)]
+        merged = {a for old, now in touched if len(old) != 1 or len(now) != 1 for a in old}
+        others = [g for g in value.factors if g is not f and set(g.axes) & set(axes) & merged]
         if others:
             freeze(system, f, "two axes of neurons are merged into one")
+            for g in others:
+                if len(f.axes) == len(g.axes) == 1 and f.axes < g.axes:
+                    system.wish(f.atoms, g.atoms)
             continue
         whole = spread(f, axes, value.shape)
         targets = tuple(a for part in touched for a in part[1])
         full = tuple(new[a] for a in targets)
-        factors.append(_tidy(system, f, Factor(targets, whole.atoms.reshape(full), whole.cells.reshape(full))))
-    return Value(new, tuple(factors), value.zero)
+        factors.append(_tidy(Factor(targets, whole.atoms.reshape(full), whole.cells.reshape(full))))
+    if value.before is not None and value.before[0] == new:
+        return Value(new, tuple(factors), value.zero, flat=value.before[1])
+    flat = frozenset(
+        a for old, now in parts for a in now if all(o in value.flat or value.shape[o] == 1 for o in old) and new[a] > 1
+    )
+    before = (value.shape, value.flat) if value.flat and not flat else None
+    return Value(new, tuple(factors), value.zero, flat=flat, before=before)
 
 
-def _tidy(system: System, before: Factor, f: Factor) -> Factor:
-    """Leave out axes along which nothing changes; give a split axis its outer atoms."""
+def _tidy(f: Factor) -> Factor:
+    """Leave out axes along which nothing changes."""
     keep = [
         k for k in range(f.atoms.ndim)
         if f.atoms.shape[k] > 1
@@ -75,23 +83,7 @@ def _tidy(system: System, before: Factor, f: Factor) -> Factor:
     ]  # fmt: skip
     keep = keep or [int(np.argmax(f.atoms.shape))]
     pick = tuple(slice(None) if k in keep else 0 for k in range(f.atoms.ndim))
-    axes = tuple(f.axes[k] for k in keep)
-    out = Factor(axes, f.atoms[pick], f.cells[pick])
-    if len(axes) == 1:
-        return out
-    if before.outer is not None and len(before.axes) == len(axes) and before.outer.shape == out.atoms.shape[:1]:
-        return replace(out, outer=before.outer)
-    return replace(out, outer=bundle(system, out.atoms))
-
-
-def bundle(system: System, atoms: Ints) -> Ints:
-    """One atom per entry of the first axis, the same for equal contents; the entries become its children."""
-    rows = atoms.reshape(len(atoms), -1)
-    _, first, back = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    new = system.atoms(len(first))
-    outer = new[back.reshape(-1)]
-    system.child(rows[first], new)
-    return outer
+    return Factor(tuple(f.axes[k] for k in keep), f.atoms[pick], f.cells[pick])
 
 
 def take(value: Value, axis: int, pick: Callable[[Ints], Ints], size: int | None) -> Value:
@@ -105,15 +97,15 @@ def take(value: Value, axis: int, pick: Callable[[Ints], Ints], size: int | None
             k = f.axes.index(axis)
             atoms, cells = (np.moveaxis(pick(np.moveaxis(x, k, 0)), 0, k) if size is not None else
                             pick(np.moveaxis(x, k, 0)) for x in (f.atoms, f.cells))  # fmt: skip
-            outer = f.outer if k else (pick(f.outer) if f.outer is not None and size is not None else None)
             axes = f.axes if size is not None else tuple(a for a in f.axes if a != axis)
-            f = Factor(axes, np.asarray(atoms), np.asarray(cells), outer if len(axes) > 1 else None)
+            f = Factor(axes, np.asarray(atoms), np.asarray(cells))
             if not axes:
                 continue
         if size is None:
             f = f.on(*(a - (a > axis) for a in f.axes))
         factors.append(f)
-    return Value(shape, tuple(factors), value.zero)
+    flat = frozenset(a if size is not None else a - (a > axis) for a in value.flat if a != axis or size is not None)
+    return Value(shape, tuple(factors), value.zero, flat=flat)
 
 
 def expand(value: Value, shape: Sequence[int]) -> Value:
@@ -121,7 +113,8 @@ def expand(value: Value, shape: Sequence[int]) -> Value:
     lead = len(shape) - len(value.shape)
     old = (1,) * lead + value.shape
     new = tuple(o if s == -1 else s for o, s in zip(old, shape, strict=True))
-    return Value(new, tuple(f.on(*(a + lead for a in f.axes)) for f in value.factors), value.zero)
+    flat = frozenset(a for a in range(len(new)) if new[a] > 1 and (old[a] == 1 or a - lead in value.flat))
+    return Value(new, tuple(f.on(*(a + lead for a in f.axes)) for f in value.factors), value.zero, flat=flat)
 
 
 def cat(system: System, values: Sequence[Value], axis: int) -> Value:
@@ -132,23 +125,21 @@ def cat(system: System, values: Sequence[Value], axis: int) -> Value:
     shape = tuple(size if a == axis else s for a, s in enumerate(values[0].shape))
     factors = []
     joined = [v.factor(axis) for v in values]
-    if any(f is not None for f in joined):
-        axes = tuple(sorted({a for f in joined if f is not None for a in f.axes}))
+    axes = tuple(sorted({a for f in joined if f is not None for a in f.axes}))
+    if axes:
         pieces = [_piece(system, v, f, axis, axes) for v, f in zip(values, joined, strict=True)]
         k = axes.index(axis)
-        outer = None
-        if len(axes) > 1:
-            outers = [p.outer for p in pieces if p.outer is not None]
-            if k == 0:
-                outer = np.concatenate(outers) if len(outers) == len(pieces) else None
-            elif outers:
-                outer = outers[0]
-                for other in outers[1:]:
-                    system.same(outer, other)
+        for piece in pieces:
+            uneven = [a for a in axes if a != axis and any(v.varies(a) for v in values)]
+            if uneven:
+                at_places(system, piece, uneven, "a constant is concatenated with it")
         atoms, cells = (np.concatenate([getattr(p, n) for p in pieces], k) for n in ("atoms", "cells"))
-        factors.append(Factor(axes, atoms, cells, outer))
+        factors.append(Factor(axes, atoms, cells))
     for other in dict.fromkeys(a for v in values for f in v.without(*joined) for a in f.axes):
-        if not any(other in f.axes for f in factors):
+        if other in axes:
+            for v in values:
+                freeze(system, v.factor(other), "tensors with different neurons are concatenated")
+        elif not any(other in f.axes for f in factors):
             factors += _common(system, values, other)
     return Value(shape, tuple(factors), all(v.zero for v in values))
 
@@ -172,6 +163,6 @@ def _common(system: System, values: Sequence[Value], axis: int) -> list[Factor]:
             freeze(system, f, "tensors with different neurons are concatenated")
             freeze(system, first, "tensors with different neurons are concatenated")
         elif f is not first:
-            unite(system, first, f)
+            system.same(first.atoms, f.atoms)
             system.balance((first.cells, 1.0), (f.cells, -1.0), why="tensors are concatenated")
     return [first]

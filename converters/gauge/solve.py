@@ -9,13 +9,12 @@ import numpy as np
 
 from converters.gauge.balance import Solver
 from converters.gauge.classes import Classes, classify
-from converters.gauge.infer import Inference
+from converters.gauge.families import find_families
+from converters.gauge.infer import OUTPUT, Inference
+from converters.gauge.rules_linear import TAPS
 from converters.gauge.system import Ints
 from converters.gauge.values import Factor
 from graphnfn.law import GaugeVar, Leg, MoveGroup, SymmetryLaw
-
-TAPS = "entries of a kernel have places"
-"""Axes of kernels are no neurons."""
 
 
 @dataclass
@@ -39,7 +38,7 @@ def solve(found: Inference) -> SymmetryLaw:
     """The symmetry that all constraints leave."""
     classes = classify(found)
     groups = _groups(found, classes)
-    fixed = _tagged(classes, found.system.fixed)
+    fixed = _tagged(classes, [(atoms, why) for atoms, _, why in found.system.fixed])
     bent = _tagged(classes, found.system.bent)
     notes = _tagged(classes, found.system.notes)
     outer = set(classes.bundles[:, 1].tolist())
@@ -51,20 +50,19 @@ def solve(found: Inference) -> SymmetryLaw:
         frozen = fixed.get(rep, [])
         if TAPS in frozen:
             continue
-        nested = rep in outer
-        permutable = not frozen and not nested and len(group.roots) > 1
-        reason = _text(frozen) if frozen else ("moves with what lies behind it" if nested else "")
+        permutable = len(group.roots) > 1 and bool((classes.label[group.roots] == classes.label[rep]).all())
+        reason = "" if permutable else (_text(frozen) or ("moves with what lies behind it" if rep in outer else ""))
         role = "hidden"
-        if "it is the output" in frozen:
+        if OUTPUT in frozen:
             role = "output"
         elif frozen and all(found.roles.get((p.param, p.axis)) == "src" for p in group.places):
             role = "input"
         moves.append(MoveGroup(name, len(group.roots), permutable, role, tuple(notes.get(rep, [])), reason))
-        free = not frozen and not nested and rep not in bent
+        free = permutable and rep not in outer and rep not in bent
         new_gauges, new_legs = _gauges(found, group, name, equations.get(rep, []), free)
         gauges += new_gauges
         legs += new_legs
-    families = _families(classes, groups, names, fixed)
+    families = find_families(classes, [g.roots for g in groups], names)
     opaque = tuple(f"{op.target} ({op.name}) is not supported: the axes around it are fixed" for op in found.opaque)
     return SymmetryLaw(tuple(moves), tuple(gauges), tuple(legs), families, opaque)
 
@@ -89,10 +87,7 @@ def _groups(found: Inference, classes: Classes) -> list[_Group]:
     by_part: dict[int, _Group] = {}
     rank = np.full(len(classes.part), -1, dtype=np.int64)  # place of a root within its group
     for param in found.order:
-        value = found.params[param]
-        factors = [f for f in value.factors if (param, f.axes[0]) not in found.joint]
-        factors += [f for (name, _), f in found.joint.items() if name == param]
-        for f in factors:
+        for f in found.places[param]:
             roots = classes.roots[f.atoms]
             for part in dict.fromkeys(classes.part[roots.reshape(-1)].tolist()):
                 mask = classes.part[roots] == part
@@ -102,23 +97,33 @@ def _groups(found: Inference, classes: Classes) -> list[_Group]:
                     _, first = np.unique(inside, return_index=True)
                     group = by_part[part] = _Group(inside[np.sort(first)])
                     rank[group.roots] = np.arange(len(group.roots))
-                group.places.append(_place(param, f, roots, mask, rank, len(group.roots)))
+                keys = (rank[roots], classes.slot[f.atoms])
+                group.places += _places(param, f, mask, keys, len(group.roots))
     return list(by_part.values())
 
 
-def _place(param: str, f: Factor, roots: Ints, mask: np.ndarray, rank: Ints, size: int) -> _Place:
+def _places(param: str, f: Factor, mask: np.ndarray, keys: tuple[np.ndarray, np.ndarray], size: int) -> list[_Place]:
+    """Where a group sits on an axis; one entry for every run of rows that are alike, where rows differ."""
     if len(f.axes) == 1:
-        index, where = np.nonzero(mask)[0], ()
-        cells = f.cells[mask]
-        inside = roots[mask]
-        axis = f.axes[0]
-    else:  # columns that belong to this group in some rows only
-        rows = np.nonzero(mask.any(1))[0]
-        index = np.nonzero(mask[rows[0]])[0]
-        cells, inside = f.cells[rows[0], index], roots[rows[0], index]
-        where, axis = ((f.axes[0], int(rows[0]), int(rows[-1]) + 1),), f.axes[1]
-    order = np.lexsort((index, rank[inside]))
-    return _Place(param, axis, index[order].reshape(size, -1), cells[order].reshape(size, -1), where)
+        return [_place(param, f.axes[0], f.cells, mask, keys, size, ())]
+    out = []
+    alike = (mask[1:] == mask[:-1]).all(1) & (f.cells[1:] == f.cells[:-1]).all(1)
+    starts = [0, *(np.nonzero(~alike)[0] + 1).tolist()]
+    for start, end in zip(starts, [*starts[1:], len(mask)], strict=True):
+        if mask[start].any():
+            where = () if end - start == len(mask) else ((f.axes[0], start, end),)
+            row = (keys[0][start], keys[1][start])
+            out.append(_place(param, f.axes[1], f.cells[start], mask[start], row, size, where))
+    return out
+
+
+def _place(
+    param: str, axis: int, cells: Ints, mask: np.ndarray, keys: tuple[np.ndarray, np.ndarray], size: int,
+    where: tuple[tuple[int, int, int], ...],
+) -> _Place:  # fmt: skip
+    index = np.nonzero(mask)[0]
+    order = np.lexsort((index, keys[1][index], keys[0][index]))
+    return _Place(param, axis, index[order].reshape(size, -1), cells[index[order]].reshape(size, -1), where)
 
 
 def _equations(found: Inference, classes: Classes, reps: list[int]) -> dict[int, list]:
@@ -221,36 +226,3 @@ def _names(found: Inference, groups: list[_Group], fixed: dict[int, list[str]]) 
         seen[base] = seen.get(base, -1) + 1
         names.append(base if counts[base] == 1 else f"{base}#{seen[base]}")
     return names
-
-
-def _families(
-    classes: Classes, groups: list[_Group], names: list[str], fixed: dict[int, list[str]]
-) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """Bundles that may be exchanged: they hold groups of the same parts, and nothing else holds them."""
-    group_of = {int(r): k for k, g in enumerate(groups) for r in g.roots.tolist()}
-    inside: dict[int, set[int]] = {}
-    for child, parent in classes.bundles.tolist():
-        if child in group_of:
-            inside.setdefault(parent, set()).add(group_of[child])
-    sorts: dict[tuple, list[list[int]]] = {}
-    for parent, members in inside.items():
-        if parent in fixed or parent in group_of:
-            continue
-        whole = all(all(int(r) in _children(classes, parent) for r in groups[m].roots) for m in members)
-        ordered = sorted(members, key=lambda m: int(classes.plain[groups[m].roots[0]]))
-        parts = tuple((int(classes.plain[groups[m].roots[0]]), len(groups[m].roots)) for m in ordered)
-        if whole and len(set(parts)) == len(parts):
-            key = (int(classes.plain[parent]), parts)
-            if ordered not in sorts.setdefault(key, []):
-                sorts[key].append(ordered)
-    families = []
-    for bundles in sorts.values():
-        flat = [m for b in bundles for m in b]
-        family = tuple(tuple(names[m] for m in b) for b in bundles)
-        if len(bundles) > 1 and len(set(flat)) == len(flat) and family not in families:
-            families.append(family)
-    return tuple(families)
-
-
-def _children(classes: Classes, parent: int) -> set[int]:
-    return set(classes.bundles[classes.bundles[:, 1] == parent, 0].tolist())

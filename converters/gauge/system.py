@@ -31,6 +31,8 @@ class System:
     """Atoms (what is permuted), cells (entries of axes, each with a scale and a sign), and constraints on them.
 
     An atom has many cells: a neuron's row in one matrix and its column in the next. Cells know their atom.
+    ``wishes`` are pairs of axes that are used as one, of stacked matrices as a rule: every entry of the first may have
+    neurons of its own along the second.
     """
 
     num_atoms: int = 0
@@ -38,10 +40,12 @@ class System:
     num_cells: int = 0
     unions: list[tuple[Ints, Ints]] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)
-    fixed: list[tuple[Ints, str]] = field(default_factory=list)
+    fixed: list[tuple[Ints, Ints, str]] = field(default_factory=list)
     bent: list[tuple[Ints, str]] = field(default_factory=list)
-    parents: list[tuple[Ints, Ints]] = field(default_factory=list)
+    parents: list[tuple[list[Ints], Ints]] = field(default_factory=list)
     notes: list[tuple[Ints, str]] = field(default_factory=list)
+    known: dict[bytes, int] = field(default_factory=dict)
+    wishes: list[tuple[Ints, Ints]] = field(default_factory=list)
 
     def atoms(self, *shape: int) -> Ints:
         """New atoms."""
@@ -60,9 +64,11 @@ class System:
         a, b = np.broadcast_arrays(a, b)
         self.unions.append((a.reshape(-1), b.reshape(-1)))
 
-    def fix(self, atoms: Ints, why: str) -> None:
-        """These atoms do not move."""
-        self.fixed.append((np.unique(atoms), why))
+    def fix(self, atoms: Ints, why: str, codes: Ints | None = None) -> None:
+        """These atoms do not move, except to atoms of the same code; without codes every place has its own."""
+        places = np.arange(atoms.size).reshape(atoms.shape) if codes is None else np.broadcast_to(codes, atoms.shape)
+        pairs = np.unique(np.stack([atoms.reshape(-1), places.reshape(-1)]), axis=1)
+        self.fixed.append((pairs[0], pairs[1], why))
 
     def bend(self, atoms: Ints, why: str) -> None:
         """Something acts on each of these atoms alone, so they do not mix linearly."""
@@ -78,9 +84,33 @@ class System:
         """These cells have scale (and sign) 1."""
         self.balance((cells, 1.0), why=why, scale=scale, sign=sign)
 
-    def child(self, atoms: Ints, parent: Ints) -> None:
-        """Row ``atoms[i]`` lies inside ``parent[i]``, e.g. the channels of an attention head."""
-        self.parents.append((atoms.reshape(len(parent), -1), parent))
+    def bundles(self, atoms: Ints) -> Ints:
+        """Per row ``atoms[.., :]`` one atom that stands for all of them, e.g. an attention head for its channels.
+
+        The same row always has the same bundle; a row of one atom is that atom.
+        """
+        rows = [np.unique(row) for row in atoms.reshape(-1, atoms.shape[-1])]
+        outer = np.array([self._bundle(row) for row in rows], dtype=np.int64)
+        many = [k for k, row in enumerate(rows) if len(row) > 1]
+        if many:
+            self.parents.append(([rows[k] for k in many], outer[many]))
+        return outer.reshape(atoms.shape[:-1])
+
+    def _bundle(self, row: Ints) -> int:
+        if len(row) == 1:
+            return int(row[0])
+        key = row.tobytes()
+        if key not in self.known:
+            self.known[key] = int(self.atoms(1)[0])
+        return self.known[key]
+
+    def are_bundles(self, atoms: Ints) -> bool:
+        """Whether all of these stand for other atoms."""
+        return set(atoms.reshape(-1).tolist()) <= set(self.known.values())
+
+    def wish(self, lead: Ints, atoms: Ints) -> None:
+        """These go together: where both are axes of one parameter, the second may differ along the first."""
+        self.wishes.append((lead, atoms))
 
     def note(self, atoms: Ints, what: str) -> None:
         """Remember what happens to these atoms, for the reasons in words."""
@@ -89,16 +119,33 @@ class System:
     def roots(self) -> Ints:
         """Per atom, the number of its class of atoms that move together.
 
-        Bundles with the same contents are the same bundle, however often an axis was split.
+        Bundles with the same contents are the same bundle, however often an axis was split; unless one and the same
+        split has several such bundles, as where all heads share their channels' weights.
         """
-        roots = self._components()
-        same: dict[bytes, int] = {}
+        while True:
+            roots = self._components()
+            new = self._equal_bundles(roots)
+            if not new:
+                return roots
+            self.unions += new
+
+    def _equal_bundles(self, roots: Ints) -> list[tuple[Ints, Ints]]:
+        first: dict[bytes, int] = {}
+        unclear: set[bytes] = set()
+        pairs: list[tuple[bytes, int]] = []
         for rows, parents in self.parents:
-            for row, parent in zip(roots[rows], parents.tolist(), strict=True):
-                first = same.setdefault(np.unique(row).tobytes(), parent)
-                if roots[first] != roots[parent]:
-                    self.unions.append((np.array([first]), np.array([parent])))
-        return self._components()
+            own: dict[bytes, int] = {}
+            for row, parent in zip(rows, parents.tolist(), strict=True):
+                key = np.unique(roots[row]).tobytes()
+                if roots[own.setdefault(key, parent)] != roots[parent]:
+                    unclear.add(key)
+                pairs.append((key, parent))
+        out = []
+        for key, parent in pairs:
+            other = first.setdefault(key, parent)
+            if key not in unclear and roots[other] != roots[parent]:
+                out.append((np.array([other]), np.array([parent])))
+        return out
 
     def _components(self) -> Ints:
         if not self.unions:
