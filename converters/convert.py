@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from converters.loaded import Loaded
 from converters.modules import module_spec
-from converters.readers import filled, read_network
+from converters.readers import filled, imported, read_network
 from converters.sources import read_tensors, state_dict_of
 from converters.tensors import tensors_spec
 from converters.traced import loaded_graph
@@ -142,7 +142,8 @@ def tensors_of(source: Source) -> dict[str, Tensor]:
     if loaded is not None:
         return {loaded.names.get(name, name): t for name, t in loaded.module.state_dict().items()}
     if isinstance(source, (str, Path)):
-        return read_tensors(Path(source))
+        path = Path(source)
+        return imported("converters.npz", "read_npz")(path) if path.suffix == ".npz" else read_tensors(path)
     if isinstance(source, Mapping):
         return state_dict_of(source, "the source")
     raise ConversionError(f"cannot convert a {type(source).__name__}; expected a module, a state dict or a path")
