@@ -125,7 +125,8 @@ def _existing(path: str | Path) -> Path:
 
 
 def _plain(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_quantized
+    """Whether it has values in a storage of its own."""
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _index(path: Path) -> dict[str, Place]:
@@ -133,7 +134,20 @@ def _index(path: Path) -> dict[str, Place]:
     if path.suffix == ".safetensors":
         return safefile.index(path)
     tensors = state_dict_of(torchfile.load(path, "meta"), str(path))
-    return {name: torchfile.place_of(t) for name, t in tensors.items() if _plain(t)}
+    found = {name: torchfile.place_of(tensor) for name, tensor in tensors.items()}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def tensor_names(path: str | Path) -> list[str]:
+    """The names in a file; of all but files from before PyTorch 1.6, without reading the tensors.
+
+    Raises:
+        ConversionError: as :func:`read_checkpoint`.
+    """
+    path = _existing(path)
+    if path.suffix == ".safetensors" or torchfile.is_zip(path):
+        return list(_index(path))
+    return list(read_checkpoint(path).tensors)
 
 
 def write_checkpoint(like_path: str | Path, tensors: Mapping[str, Tensor], target: str | Path) -> None:

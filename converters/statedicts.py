@@ -29,21 +29,24 @@ def state_dict_of(data: Any, name: str) -> dict[str, Tensor]:
         >>> list(state_dict_of({"encoder": {"w": torch.ones(1)}, "decoder": {"w": torch.ones(1)}, "step": 3}, "a.pt"))
         ['encoder.w', 'decoder.w']
     """
-    found = _find(data, _DEPTH)
+    found = _find(data, _DEPTH, set())
     if not found:
         raise ConversionError(f"{name}: got {_kind(data)}; expected a state dict, parameter names mapped to tensors")
     return found
 
 
-def _find(data: Any, depth: int) -> dict[str, Tensor]:
-    if not isinstance(data, Mapping) or not depth:
+def _find(data: Any, depth: int, seen: set[int]) -> dict[str, Tensor]:
+    """The weights in a mapping that was not looked at before: files can nest a mapping in itself."""
+    if not isinstance(data, Mapping) or not depth or id(data) in seen:
         return {}
+    seen.add(id(data))
     parts = {key: value for key, value in data.items() if isinstance(key, str)}
     for key in _USUAL:
-        inside = _find(parts.get(key), depth - 1)
+        inside = _find(parts.get(key), depth - 1, seen)
         if inside:
             return inside
-    nested = {k: _find(v, depth - 1) for k, v in parts.items() if not any(word in k.lower() for word in _OTHER)}
+    weights = {k: v for k, v in parts.items() if not any(word in k.lower() for word in _OTHER)}
+    nested = {key: _find(value, depth - 1, seen) for key, value in weights.items()}
     nested = {f"{key}.{name}": tensor for key, inside in nested.items() for name, tensor in inside.items()}
     return nested or {key: value for key, value in parts.items() if isinstance(value, Tensor)}
 

@@ -75,12 +75,16 @@ def _check_archive(path: Path) -> None:
         raise ConversionError(f"{path}: its parts claim {claimed} bytes, the file has {path.stat().st_size}")
 
 
-def place_of(tensor: Tensor) -> Place:
-    """Where a tensor that was loaded on the device ``meta`` lies in its archive."""
+def place_of(tensor: Tensor) -> Place | None:
+    """Where a tensor that was loaded on the device ``meta`` lies in its archive; None where nowhere as such."""
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return None
     storage = tensor.untyped_storage()
-    start = int(vars(storage)["_checkpoint_offset"])  # documented in PyTorch's notes on serialization
+    start = vars(storage).get("_checkpoint_offset")  # documented in PyTorch's notes on serialization
+    if start is None:
+        return None
     offset = int(tensor.storage_offset())
-    return Place(start, storage.nbytes(), tensor.dtype, tuple(tensor.shape), tensor.stride(), offset)
+    return Place(int(start), storage.nbytes(), tensor.dtype, tuple(tensor.shape), tensor.stride(), offset)
 
 
 def check_byte_order(path: Path) -> None:

@@ -28,7 +28,7 @@ def weight_files(path: Path, usual: tuple[str, ...] = _WEIGHTS) -> list[Path]:
     if path.is_file():
         return _listed(path) if path.name.endswith(_INDEX) else [path]
     if not path.is_dir():
-        raise ConversionError(f"{path}: no such folder or file; expected {usual[0]} with {'config.json'}")
+        raise ConversionError(f"{path}: no such folder or file; expected {usual[0]} or a folder with it")
     for name in usual:
         if (path / name).is_file():
             return [path / name]

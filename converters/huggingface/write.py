@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from converters.checkpoints import read_checkpoint, write_checkpoint
+from converters.checkpoints import read_checkpoint, tensor_names, write_checkpoint
 from converters.huggingface.files import weight_files
 from converters.huggingface.load import FAMILIES, tied_copies
 from graphnfn.errors import ConversionError
@@ -34,14 +34,14 @@ def write_huggingface(like_path: str | Path, tensors: Mapping[str, Tensor], targ
 
 
 def _with_copies(files: list[Path], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    pairs = {name for family in FAMILIES.values() for pair in family.tied for end in pair
-             for name in (end, family.base + end)}  # fmt: skip
-    known = {n: t for file in files for n, t in read_checkpoint(file).tensors.items() if n in pairs}
+    """The values, and those of heads that are stored as copies of an embedding among them."""
     out = dict(tensors)
+    names = {name for file in files for name in tensor_names(file)}
     for family in FAMILIES.values():
-        for head, embedding in tied_copies(family, known).items():
-            if embedding in tensors and head not in tensors:
-                out[head] = tensors[embedding]
+        if any(head in names and head not in tensors for head, _ in family.tied):
+            known = {n: t for file in files for n, t in read_checkpoint(file).tensors.items()}
+            copies = tied_copies(family, known)
+            out |= {head: tensors[source] for head, source in copies.items() if source in tensors and head not in out}
     return out
 
 
@@ -58,7 +58,7 @@ def write_files(source: Path, files: list[Path], tensors: Mapping[str, Tensor], 
         return
     if target.exists():
         raise ConversionError(f"{target}: exists already; give the name of a new folder")
-    owner = {name: file for file in files for name in read_checkpoint(file).tensors}
+    owner = {name: file for file in files for name in tensor_names(file)}
     unknown = next((name for name in tensors if name not in owner), None)
     if unknown is not None:
         raise ConversionError(f"{unknown!r} is not in {source}; give the names that its files have")

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
-from converters.checkpoints import plain_names, read_checkpoint, write_checkpoint
+from converters.checkpoints import plain_names, read_checkpoint, tensor_names, write_checkpoint
 from graphnfn.errors import ConversionError
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int8, torch.uint8, torch.bool]
@@ -179,6 +179,26 @@ def test_two_networks_in_one_file(tmp_path):
     assert list(read_checkpoint(tmp_path / "gan.pt").tensors) == ["D.weight", "D.bias", "G.weight", "G.bias"]
     write_checkpoint(tmp_path / "gan.pt", {"G.bias": torch.zeros(1)}, tmp_path / "b.pt")
     assert torch.load(tmp_path / "b.pt", weights_only=True)["G"]["bias"] == 0
+
+
+def test_a_file_that_contains_itself(tmp_path):
+    data: dict[str, Any] = {"w": torch.ones(2)}
+    data |= {f"part{i}": data for i in range(300)}
+    torch.save(data, tmp_path / "a.pt")
+    assert list(read_checkpoint(tmp_path / "a.pt").tensors) == ["w"]
+
+
+def test_tensors_without_a_place(tmp_path):
+    state = {"w": torch.ones(2), "meta": torch.empty(3, device="meta"), "more": torch.empty(3, device="meta")}
+    state["sparse"] = torch.eye(3).to_sparse()
+    torch.save(state, tmp_path / "a.pt")
+    found = read_checkpoint(tmp_path / "a.pt")
+    assert list(found.tensors) == list(state) and not found.aliases
+    assert tensor_names(tmp_path / "a.pt") == ["w"]
+    write_checkpoint(tmp_path / "a.pt", {"w": torch.zeros(2)}, tmp_path / "b.pt")
+    assert torch.equal(torch.load(tmp_path / "b.pt", weights_only=True)["sparse"].to_dense(), torch.eye(3))
+    with pytest.raises(ConversionError, match="no such tensor"):
+        write_checkpoint(tmp_path / "a.pt", {"sparse": torch.zeros(3, 3)}, tmp_path / "b.pt")
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
