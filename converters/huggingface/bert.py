@@ -15,10 +15,16 @@ from converters.huggingface.layers import activation, merge_heads, positions, sp
 
 
 class Embeddings(nn.Module):
-    """Tokens, positions and segments (all in the first), added and normalised."""
+    """Tokens, positions and segments (all in the first), added and normalised.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        config: of the checkpoint.
+        first: position of the first token.
+    """
+
+    def __init__(self, config: Config, first: int = 0) -> None:
         super().__init__()
+        self.first = first
         width = config.size("hidden_size")
         self.word_embeddings = nn.Embedding(config.size("vocab_size"), width)
         self.position_embeddings = nn.Embedding(config.size("max_position_embeddings"), width)
@@ -27,7 +33,9 @@ class Embeddings(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         segments = self.token_type_embeddings(torch.zeros_like(ids))
-        return self.LayerNorm(self.word_embeddings(ids) + segments + self.position_embeddings(positions(ids)))
+        return self.LayerNorm(
+            self.word_embeddings(ids) + segments + self.position_embeddings(positions(ids, self.first))
+        )
 
 
 class SelfAttention(nn.Module):
@@ -110,13 +118,14 @@ class Body(nn.Module):
     Args:
         config: of the checkpoint.
         pooler: whether there is one.
+        first: position of the first token.
     """
 
-    def __init__(self, config: Config, pooler: bool) -> None:
+    def __init__(self, config: Config, pooler: bool, first: int = 0) -> None:
         super().__init__()
         if config.text("position_embedding_type", "absolute") != "absolute":
             raise config.fail("position_embedding_type", "another kind", "'absolute'")
-        self.embeddings = Embeddings(config)
+        self.embeddings = Embeddings(config, first)
         self.encoder = Encoder(config)
         width = config.size("hidden_size")
         self.pooler = Dense(config, width, "pooler_act", "tanh") if pooler else None

@@ -10,6 +10,8 @@ from torch import nn
 
 from converters.huggingface.config import Config
 
+TOKENS = 6
+"""Length of the example sequences."""
 Build = Callable[[Config, Collection[str]], nn.Module]
 
 

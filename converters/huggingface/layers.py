@@ -45,9 +45,9 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(batch, n, heads * width)
 
 
-def positions(ids: Tensor) -> Tensor:
-    """0, 1, 2, ... along the sequence."""
-    return torch.arange(ids.shape[1], device=ids.device)
+def positions(ids: Tensor, first: int = 0) -> Tensor:
+    """first, first + 1, first + 2, ... along the sequence."""
+    return torch.arange(first, first + ids.shape[1], device=ids.device)
 
 
 class RMSNorm(nn.Module):

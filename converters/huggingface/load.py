@@ -10,25 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.huggingface import bert, gpt2, llama, vit
+from converters.huggingface import bert, distilbert, gpt2, llama, roberta, vit
 from converters.huggingface.config import Config, read_json
-from converters.huggingface.family import Family
+from converters.huggingface.family import TOKENS, Family
 from converters.huggingface.files import read_weights, weight_files
 from converters.loaded import Loaded
 from graphnfn.errors import ConversionError
 
 FAMILIES: dict[str, Family] = {
     "bert": bert.FAMILY,
+    "camembert": roberta.FAMILY,
+    "distilbert": distilbert.FAMILY,
     "gpt2": gpt2.FAMILY,
     "llama": llama.FAMILY,
     "mistral": llama.FAMILY,
     "qwen2": llama.FAMILY,
     "qwen3": llama.FAMILY,
+    "roberta": roberta.FAMILY,
     "vit": vit.FAMILY,
+    "xlm-roberta": roberta.FAMILY,
 }
 """``model_type`` -> family."""
-TOKENS = 6
-"""Length of the example sequences."""
 _OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 """Names that converted TensorFlow checkpoints have."""
 
@@ -66,7 +68,7 @@ def _config(path: Path, tensors: Mapping[str, Tensor], heads: int | None) -> Con
     else:
         values = _inferred(path, tensors, heads)
     config = Config(values, str(path))
-    for name in ("num_hidden_layers", "n_layer"):
+    for name in ("num_hidden_layers", "n_layer", "n_layers"):
         if name in values and config.size(name) > len(tensors):
             raise config.fail(name, values[name], f"at most one per tensor, and there are {len(tensors)}")
     return config

@@ -29,6 +29,8 @@ VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "int
     "patch_size": 4,
 }
 GPT2 = {"vocab_size": 23, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 12}
+ROBERTA = SMALL | {"vocab_size": 29, "max_position_embeddings": 12}  # no token of the example is the padding
+DISTIL = {"vocab_size": 23, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 1e4,
@@ -45,6 +47,14 @@ CASES = {
     "bert sequences": ("BertForSequenceClassification", "BertConfig", SMALL | {"num_labels": 5}),
     "bert tokens": ("BertForTokenClassification", "BertConfig", SMALL),
     "bert answers": ("BertForQuestionAnswering", "BertConfig", SMALL),
+    "roberta body": ("RobertaModel", "RobertaConfig", ROBERTA),
+    "roberta masked": ("RobertaForMaskedLM", "RobertaConfig", ROBERTA),
+    "roberta sequences": ("RobertaForSequenceClassification", "RobertaConfig", ROBERTA | {"num_labels": 5}),
+    "xlm-roberta tokens": ("XLMRobertaForTokenClassification", "XLMRobertaConfig", ROBERTA),
+    "distilbert body": ("DistilBertModel", "DistilBertConfig", DISTIL),
+    "distilbert masked": ("DistilBertForMaskedLM", "DistilBertConfig", DISTIL),
+    "distilbert sequences": ("DistilBertForSequenceClassification", "DistilBertConfig", DISTIL | {"num_labels": 5}),
+    "distilbert answers": ("DistilBertForQuestionAnswering", "DistilBertConfig", DISTIL),
     "gpt2 body": ("GPT2Model", "GPT2Config", GPT2),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", GPT2),
     "gpt2 scaled": ("GPT2LMHeadModel", "GPT2Config", GPT2 | {"scale_attn_by_inverse_layer_idx": True, "n_inner": 20}),
