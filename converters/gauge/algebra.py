@@ -213,8 +213,8 @@ def contract(
     even = tuple(Value(v.shape, flat=frozenset(range(len(shape)))) for v in sides)
     fa, fb = a.factor(axis_a), b.factor(axis_b)
     out: list[Factor] = []
-    left, right = [(0, _placed(f, place_a)) for f in a.without(fa)], [(1, _placed(f, place_b)) for f in b.without(fb)]
-    for side, f in left + right:
+    left, right = _outside(system, a, fa, axis_a, why), _outside(system, b, fb, axis_b, why)
+    for side, f in [(0, _placed(f, place_a)) for f in left] + [(1, _placed(f, place_b)) for f in right]:
         uneven = [x for x in f.axes if x < n and sides[1 - side].varies(x)]
         if uneven:
             at_places(system, f, uneven, f"{why} with a constant")
@@ -223,6 +223,18 @@ def contract(
         _join(system, out, lead, even, why)
     flat = frozenset(x for x in range(n) if shape[x] > 1 and all(v.shape[x] == 1 or x in v.flat for v in sides))
     return Value(shape, tuple(out), flat=flat)
+
+
+def _outside(system: System, value: Value, inner: Factor | None, axis: int, why: str) -> list[Factor]:
+    """The factors that are not summed over."""
+    out = []
+    for f in value.without(inner):
+        if axis in f.axes:
+            for g in (f, inner):
+                freeze(system, g, f"{why} mixes different arrangements of neurons")
+        else:
+            out.append(f)
+    return out
 
 
 def _wishes(system: System, value: Value, batch: set[int]) -> None:

@@ -54,6 +54,7 @@ def classify(found: Inference) -> Classes:
         pairs = _pairs(found, roots)
         part = plain.copy()
         np.add.at(part, pairs[:, 0], _mix(pairs[:, 1].astype(np.uint64) * _PRIME + np.uint64(7)))
+        _add_rows(found, roots, part)
         own = np.unique(pairs[:, 1])  # a bundle that sits in tensors itself is a group of its own
         part[own] = _mix(part[own] + own.astype(np.uint64) * _PRIME)
         part = _divided(part, label)
@@ -66,6 +67,16 @@ def _occurrences(places: list[Ints], size: int) -> Hashes:
         seen, counts = np.unique(here, return_counts=True)
         out[seen] = _mix(out[seen] * _PRIME ^ _mix(np.uint64(number + 1) * _PRIME + counts.astype(np.uint64)))
     return out
+
+
+def _add_rows(found: Inference, roots: Ints, part: Hashes) -> None:
+    """Neurons in other rows of a tensor are of another group: its columns are permuted within rows."""
+    joint = [f for name in found.order for f in found.places[name] if len(f.axes) > 1]
+    for number, factor in enumerate(joint):
+        for k, row in enumerate(factor.atoms):
+            seen, counts = np.unique(roots[row], return_counts=True)
+            tag = np.array([number + 11], dtype=np.uint64) * _PRIME + np.uint64(k)
+            part[seen] += _mix(_mix(tag) + counts.astype(np.uint64))
 
 
 def _labels(found: Inference, roots: Ints, size: int) -> Hashes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from converters.gauge import rules_contract, rules_layout, rules_linear, rules_pointwise, rules_recurrent
 from converters.gauge.calls import Call, rule_for
+from converters.gauge.flow import in_place, live, stale
 from converters.gauge.system import System
 from converters.gauge.values import Factor, Value, freeze_all, fresh, leads
 from graphnfn.program import Op, Program, Ref
@@ -96,6 +97,8 @@ def _walk(
         if found is None:
             opaque.append(op)
         values[op.name] = _checked(system, op, result, shape, values, known=found is not None)
+        if in_place(op):
+            _overwrite(system, op, values, stale(program, op))
     for name in program.outputs:
         if isinstance(values.get(name), Value):
             freeze_all(system, values[name], OUTPUT)
@@ -107,20 +110,6 @@ def _walk(
     return Inference(system, places, kept, roles, tuple(opaque), order, _useless(system, params)), _wishes(
         system, params
     )
-
-
-def live(program: Program) -> list[Op]:
-    """The operators that the results depend on, and those that work in place."""
-    needed, out = set(program.outputs), []
-    for op in reversed(program.ops):
-        if op.name in needed or in_place(op):
-            needed.update(op.refs())
-            out.append(op)
-    return out[::-1]
-
-
-def in_place(op: Op) -> bool:
-    return op.target.partition(".")[2].partition(".")[0].endswith("_")
 
 
 def _places(system: System, value: Value, columns: Factor | None) -> tuple[Factor, ...]:
@@ -152,6 +141,24 @@ def _useless(system: System, params: Mapping[str, Value]) -> frozenset[Joint]:
         (n, f.axes[0], f.axes[1]) for n, f in joint
         if any((roots[f.atoms] == roots[first]).all() for first in (f.atoms[:1], f.atoms[:, :1]))
     )  # fmt: skip
+
+
+def _overwrite(system: System, op: Op, values: dict[str, Any], others: set[str]) -> None:
+    """The first argument is the result from now on; what shares its memory is not followed."""
+    first = op.args[0].name
+    for name in others:
+        for value in (values[name], values[first], values[op.name]):
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, Value):
+                    freeze_all(system, part, "its memory is written to in place")
+        values[name] = _plain(values[name])
+    values[first] = values[op.name]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return Value(value.shape) if isinstance(value, Value) else value
 
 
 def _resolve(value: Any, values: Mapping[str, Any]) -> Any:

@@ -135,12 +135,16 @@ def cat(system: System, values: Sequence[Value], axis: int) -> Value:
                 at_places(system, piece, uneven, "a constant is concatenated with it")
         atoms, cells = (np.concatenate([getattr(p, n) for p in pieces], k) for n in ("atoms", "cells"))
         factors.append(Factor(axes, atoms, cells))
-    for other in dict.fromkeys(a for v in values for f in v.without(*joined) for a in f.axes):
-        if other in axes:
-            for v in values:
-                freeze(system, v.factor(other), "tensors with different neurons are concatenated")
-        elif not any(other in f.axes for f in factors):
-            factors += _common(system, values, other)
+    others = [f for v in values for f in v.without(*joined)]
+    while others:
+        axes_here = others[0].axes
+        here = [[f for f in v.without(*joined) if set(f.axes) & set(axes_here)] for v in values]
+        others = [f for f in others if not any(f is g for part in here for g in part)]
+        if set(axes_here) & set(axes):
+            for f in (*(f for part in here for f in part), *(f for f in joined if f is not None)):
+                freeze(system, f, "tensors with different neurons are concatenated")
+        else:
+            factors += _common(system, values, axes_here, here)
     return Value(shape, tuple(factors), all(v.zero for v in values))
 
 
@@ -152,17 +156,18 @@ def _piece(system: System, value: Value, f: Factor | None, axis: int, axes: tupl
     return spread(f, axes, value.shape)
 
 
-def _common(system: System, values: Sequence[Value], axis: int) -> list[Factor]:
-    found = [v.factor(axis) for v in values]
-    first = next(f for f in found if f is not None)
-    for value, f in zip(values, found, strict=True):
-        if f is None:
+def _common(system: System, values: Sequence[Value], axes: tuple[int, ...], found: list[list[Factor]]) -> list[Factor]:
+    """Neurons along other axes are the same in all of the tensors."""
+    first = next(part[0] for part in found if part)
+    if any(len(part) > 1 or (part and part[0].axes != axes) for part in found):
+        for f in (f for part in found for f in part):
+            freeze(system, f, "tensors with different neurons are concatenated")
+        return []
+    for value, part in zip(values, found, strict=True):
+        if not part:
             if not value.zero:
                 freeze(system, first, "a constant is concatenated with it")
-        elif f.axes != first.axes:
-            freeze(system, f, "tensors with different neurons are concatenated")
-            freeze(system, first, "tensors with different neurons are concatenated")
-        elif f is not first:
-            system.same(first.atoms, f.atoms)
-            system.balance((first.cells, 1.0), (f.cells, -1.0), why="tensors are concatenated")
+        elif part[0] is not first:
+            system.same(first.atoms, part[0].atoms)
+            system.balance((first.cells, 1.0), (part[0].cells, -1.0), why="tensors are concatenated")
     return [first]

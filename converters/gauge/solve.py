@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from converters.gauge.balance import Solver
 from converters.gauge.classes import Classes, classify
 from converters.gauge.families import find_families
 from converters.gauge.infer import OUTPUT, Inference
+from converters.gauge.reasons import Equation, coefficients, reason
 from converters.gauge.rules_linear import TAPS
 from converters.gauge.system import Ints
 from converters.gauge.values import Factor
@@ -51,15 +51,18 @@ def solve(found: Inference) -> SymmetryLaw:
         if TAPS in frozen:
             continue
         permutable = len(group.roots) > 1 and bool((classes.label[group.roots] == classes.label[rep]).all())
-        reason = "" if permutable else (_text(frozen) or ("moves with what lies behind it" if rep in outer else ""))
+        why = "" if permutable else (_text(frozen) or ("moves with what lies behind it" if rep in outer else ""))
         role = "hidden"
         if OUTPUT in frozen:
             role = "output"
         elif frozen and all(found.roles.get((p.param, p.axis)) == "src" for p in group.places):
             role = "input"
-        moves.append(MoveGroup(name, len(group.roots), permutable, role, tuple(notes.get(rep, [])), reason))
-        free = permutable and rep not in outer and rep not in bent
-        new_gauges, new_legs = _gauges(found, group, name, equations.get(rep, []), free)
+        texts, mixes = bent.get(rep, []), permutable and rep not in outer and rep not in bent
+        rows = equations.get(rep, [])
+        new_gauges, new_legs = _gauges(found, group, name, rows, texts, mixes)
+        if permutable and not new_gauges:
+            why = reason("none", [c for p in group.places for c in p.cells[0].tolist()], rows, texts)
+        moves.append(MoveGroup(name, len(group.roots), permutable, role, tuple(notes.get(rep, [])), why))
         gauges += new_gauges
         legs += new_legs
     families = find_families(classes, [g.roots for g in groups], names)
@@ -126,13 +129,13 @@ def _place(
     return _Place(param, axis, index[order].reshape(size, -1), cells[index[order]].reshape(size, -1), where)
 
 
-def _equations(found: Inference, classes: Classes, reps: list[int]) -> dict[int, list]:
+def _equations(found: Inference, classes: Classes, reps: list[int]) -> dict[int, list[Equation]]:
     """Per representative root, its equations: (cells, powers, scale, sign, why)."""
     system = found.system
     owner = classes.roots[np.concatenate(system.cell_atoms)] if system.cell_atoms else np.zeros(0, dtype=np.int64)
     wanted = np.zeros(len(classes.part), dtype=bool)
     wanted[reps] = True
-    out: dict[int, list] = {}
+    out: dict[int, list[Equation]] = {}
     for rows in system.rows:
         owners = owner[rows.cells]
         foreign = (owners != owners[0]).any(0)
@@ -148,7 +151,7 @@ def _equations(found: Inference, classes: Classes, reps: list[int]) -> dict[int,
 
 
 def _gauges(
-    found: Inference, group: _Group, name: str, equations: list, unbent: bool
+    found: Inference, group: _Group, name: str, equations: list[Equation], bent: list[str], mixes: bool
 ) -> tuple[list[GaugeVar], list[Leg]]:
     rank: dict[int, int] = {}
     for place in group.places:
@@ -156,22 +159,17 @@ def _gauges(
         for cell in place.cells[0].tolist():
             rank[cell] = 2 if leads else 1
     scales, signs = Solver(rank, None), Solver(rank, 2)
-    held: list[str] = []
-    for cells, powers, scale, sign, why in equations:
-        row: dict[int, Fraction] = {}
-        for cell, power in zip(cells, powers, strict=True):
-            row[cell] = row.get(cell, Fraction(0)) + Fraction(power)
+    for cells, powers, scale, sign, _ in equations:
+        row = coefficients(cells, powers)
         if scale:
             scales.add(row)
         if sign:
             signs.add({c: abs(p) % 2 for c, p in row.items() if abs(p) % 2})
-        if len(cells) == 1 and why not in held:
-            held.append(why)
     free: dict[int, str] = {}
-    for place in group.places:
-        for cell in place.cells[0].tolist():
-            for unknown in (*scales.expression(cell), *signs.expression(cell)):
-                free.setdefault(unknown, f"{name}.{len(free)}" if free else name)
+    everywhere = [cell for place in group.places for cell in place.cells[0].tolist()]
+    for cell in everywhere:
+        for unknown in (*scales.expression(cell), *signs.expression(cell)):
+            free.setdefault(unknown, f"{name}.{len(free)}" if free else name)
     legs = [leg for place in group.places for leg in _legs(found, place, name, scales, signs, free)]
     out = []
     for unknown, gauge in free.items():
@@ -179,12 +177,12 @@ def _gauges(
         sign = any(gauge in leg.sign for leg in legs)
         powers = [p for leg in legs for g, p in leg.scale if g == gauge]
         linear = (
-            unbent and scale and sign and len(free) == 1 and len(group.roots) > 1
+            mixes and scale and sign and len(free) == 1 and len(group.roots) > 1
             and all(abs(p) == 1 for p in powers) and all(leg.scale for leg in legs)
         )  # fmt: skip
-        reason = "" if linear else _text(held)
-        out.append(GaugeVar(gauge, name, scale, sign, linear, reason))
-        _ = unknown
+        var = GaugeVar(gauge, name, scale, sign, linear)
+        moved = [c for c in everywhere if unknown in scales.expression(c) or unknown in signs.expression(c)]
+        out.append(replace(var, reason=reason(var.kind, moved, equations, bent)))
     return out, legs
 
 
