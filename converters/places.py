@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import BufferedRandom
 
 import torch
 from torch import Tensor
@@ -40,11 +40,12 @@ class Place:
         inside = min(self.offset, *self.stride, 0) >= 0 and (last + 1) * self.dtype.itemsize <= self.length
         return inside and torch.Size(self.shape).numel() * self.dtype.itemsize <= self.length
 
-    def write(self, file: BinaryIO, value: Tensor) -> None:
+    def write(self, file: BufferedRandom, value: Tensor) -> None:
         """Put values into the file; the bytes between them stay."""
-        file.seek(self.start)
-        stretch = bytearray(file.read(self.length))
         if value.numel():
+            stretch = bytearray(self.length)
+            file.seek(self.start)
+            file.readinto(stretch)
             flat = torch.frombuffer(stretch, dtype=self.dtype)
             flat.as_strided(self.shape, self.stride, self.offset).copy_(value)
             file.seek(self.start)
