@@ -91,11 +91,14 @@ def check_byte_order(path: Path) -> None:
     """Values are written as they lie in memory.
 
     Raises:
-        ConversionError: the file has the other order.
+        ConversionError: the file has the other order, or is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        name = next((n for n in archive.namelist() if n.endswith("/byteorder")), None)
-        order = archive.read(name).decode() if name else sys.byteorder
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((n for n in archive.namelist() if n.endswith("/byteorder")), None)
+            order = archive.read(name).decode() if name else sys.byteorder
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise ConversionError(f"{path}: damaged archive ({str(error)[:200]}); save it again") from error
     if order != sys.byteorder:
         raise ConversionError(
             f"{path}: has {order[:9]!r} byte order, this machine {sys.byteorder!r}: save it again here"
@@ -103,7 +106,11 @@ def check_byte_order(path: Path) -> None:
 
 
 def repair_checksums(file: BinaryIO, starts: Iterable[int]) -> None:
-    """Bring the checksums of an archive up to date after its files at some places were rewritten."""
+    """Bring the checksums of an archive up to date after its files at some places were rewritten.
+
+    Raises:
+        ConversionError: there is no file at one of these places.
+    """
     changed = set(starts)
     with zipfile.ZipFile(file) as archive:
         members, directory = archive.infolist(), archive.start_dir
@@ -114,6 +121,7 @@ def repair_checksums(file: BinaryIO, starts: Iterable[int]) -> None:
         header = file.read(_LOCAL)
         start = member.header_offset + _LOCAL + _number(header, 26) + _number(header, 28)
         if start in changed:
+            changed.remove(start)
             file.seek(start)
             checksum = zlib.crc32(file.read(member.file_size)).to_bytes(4, "little")
             follows = file.read(4)
@@ -124,6 +132,8 @@ def repair_checksums(file: BinaryIO, starts: Iterable[int]) -> None:
                 file.seek(place)
                 file.write(checksum)
         directory += _RECORD + sum(_number(record, at) for at in (28, 30, 32))
+    if changed:
+        raise ConversionError("the archive's directory does not list all of its tensors; save it again")
 
 
 def _number(data: bytes, at: int) -> int:
