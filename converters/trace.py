@@ -92,10 +92,13 @@ def _first_line(error: Exception) -> str:
 def _decomposed(exported: ExportedProgram) -> ExportedProgram:
     """Operators without a rule are replaced by simpler ones where PyTorch knows how."""
     unknown = {n.target for n in exported.graph.nodes if n.op == "call_function" and _unknown(n.target)}
-    if not unknown:
-        return exported
     table = {k: v for k, v in torch.export.default_decompositions().items() if k in unknown}
-    return exported.run_decompositions(table) if table else exported
+    writes = any(n.op == "call_function" and _in_place(n.target) for n in exported.graph.nodes)
+    return exported.run_decompositions(table) if table or writes else exported  # which also makes writes into copies
+
+
+def _in_place(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _unknown(target: Any) -> bool:
@@ -134,7 +137,7 @@ def _collect(module: nn.Module, exported: ExportedProgram, inputs: tuple[Tensor,
     for node in exported.graph.nodes:
         shapes[node.name] = _shape(node.meta.get("val"))
         if node.op == "call_function":
-            kwargs = tuple((k, _plain(v)) for k, v in node.kwargs.items() if k not in _SKIPPED)
+            kwargs = tuple((k, _plain(v)) for k, v in _typed(node).items() if k not in _SKIPPED)
             ops.append(Op(node.name, _name(node.target), tuple(_plain(a) for a in node.args), kwargs))
         elif node.op == "output":
             outputs = [a.name for a in _flat(node.args[0]) if isinstance(a, fx.Node)]
@@ -151,6 +154,15 @@ def _collect(module: nn.Module, exported: ExportedProgram, inputs: tuple[Tensor,
 
 
 _SKIPPED = ("device", "pin_memory", "layout", "memory_format", "non_blocking")
+
+
+def _typed(node: fx.Node) -> dict[str, Any]:
+    """The keywords of an operator; one that makes a tensor from nothing says its type, not the default of the day."""
+    made, target = node.meta.get("val"), node.target
+    if not isinstance(made, Tensor) or node.all_input_nodes or not isinstance(target, torch._ops.OpOverload):
+        return dict(node.kwargs)
+    untyped = node.kwargs.get("dtype") is None and any(a.name == "dtype" for a in target._schema.arguments)
+    return {**node.kwargs, "dtype": made.dtype} if untyped else dict(node.kwargs)
 
 
 def _shape(value: Any) -> Any:

@@ -21,7 +21,6 @@ class Call:
         args: tensors are Values, everything else is as it is.
         kwargs: likewise.
         shape: of the result, or of every one of several results.
-        roles: filled in with what the axes of parameters are: (parameter, axis) -> "dst" or "src".
         joint: filled in with second axes of kernels that mean other neurons in other rows (grouped convolutions).
     """
 
@@ -31,7 +30,6 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shape: Any
-    roles: dict[tuple[str, int], str]
     joint: dict[str, Factor]
 
     def get(self, place: int, name: str, default: Any = None) -> Any:
@@ -46,18 +44,18 @@ class Call:
         return self.target.split(".")[1]
 
     def role(self, value: Value, dst: int | None = None, src: int | None = None) -> None:
-        """Say which axis of a parameter leads to neurons and which comes from them."""
-        if value.param is not None:
-            if dst is not None:
-                self.roles.setdefault((value.param, dst), "dst")
-            if src is not None:
-                self.roles.setdefault((value.param, src), "src")
+        """Say which axis of a weight leads to neurons and which comes from them, permuted or not."""
+        for axis, kind in ((dst, "dst"), (src, "src")):
+            f = None if axis is None else value.factor(axis)
+            if f is not None:
+                self.system.ends.append((f.cells.reshape(-1), kind))
 
     def split(self, weight: Value, atoms: Ints, cells: Ints) -> None:
         """Say that the columns of a kernel are these neurons, per row."""
         if weight.param is None:
             return
         first = self.joint.setdefault(weight.param, Factor((0, 1), atoms, cells))
+        self.system.ends.append((cells.reshape(-1), "src"))
         if first.atoms is not atoms:
             self.system.same(first.atoms, atoms)
             self.system.balance((first.cells, 1.0), (cells, -1.0), why="a kernel is used twice")

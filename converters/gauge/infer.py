@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from converters.gauge import rules_contract, rules_layout, rules_linear, rules_pointwise, rules_recurrent
 from converters.gauge.calls import Call, rule_for
 from converters.gauge.flow import in_place, live, stale
-from converters.gauge.system import System
+from converters.gauge.system import Ints, System
 from converters.gauge.values import Factor, Value, freeze_all, fresh, leads
 from graphnfn.program import Op, Program, Ref
 
@@ -24,6 +26,7 @@ _ = (
 Shape = tuple[int, ...]
 Joint = tuple[str, int, int]
 OUTPUT = "it is the output"
+UNREAD = "this trace does not read it"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Inference:
     Args:
         places: where the neurons sit in the tensors of the state dict that may be transformed.
         values: every value of the program.
-        roles: (parameter, axis) -> "dst" or "src".
+        sources: per cell, 1 at the source end of a weight, 0 at its target end, -1 where neither is known.
         opaque: operators without a rule; the axes around them are fixed.
         order: the parameters in order of first use.
         useless: what was told apart in vain.
@@ -42,7 +45,7 @@ class Inference:
     system: System
     places: dict[str, tuple[Factor, ...]]
     values: dict[str, Value]
-    roles: dict[tuple[str, int], str]
+    sources: Ints
     opaque: tuple[Op, ...]
     order: tuple[str, ...]
     useless: frozenset[Joint]
@@ -82,7 +85,6 @@ def _walk(
         values[value] = params[name] if name in movable else Value(tuple(tensors[name]))
     for name in (*program.inputs, *program.constants):
         values[name] = Value(shapes[name]) if shapes[name] is not None else None
-    roles: dict[tuple[str, int], str] = {}
     joint: dict[str, Factor] = {}
     opaque = []
     for op in live(program):
@@ -91,7 +93,7 @@ def _walk(
             values[op.name] = values[op.args[0].name][op.args[1]]
             continue
         args, kwargs = _resolve(op.args, values), {k: _resolve(v, values) for k, v in op.kwargs}
-        call = Call(system, op.name, op.target, args, kwargs, shape, roles, joint)
+        call = Call(system, op.name, op.target, args, kwargs, shape, joint)
         found = rule_for(op.target)
         result = None if found is None else found(call)
         if found is None:
@@ -102,14 +104,37 @@ def _walk(
     for name in program.outputs:
         if isinstance(values.get(name), Value):
             freeze_all(system, values[name], OUTPUT)
+    _fix_unread(system, params, values)
     named = dict(program.tensors)
     used = [named[r] for op in live(program) for r in op.refs() if r in named]
     order = tuple(dict.fromkeys(n for n in used if n in params))
     places = {n: _places(system, v, joint.get(n)) for n, v in params.items()}
     kept = {k: v for k, v in values.items() if isinstance(v, Value)}
-    return Inference(system, places, kept, roles, tuple(opaque), order, _useless(system, params)), _wishes(
+    return Inference(system, places, kept, system.sources(), tuple(opaque), order, _useless(system, params)), _wishes(
         system, params
     )
+
+
+def _fix_unread(system: System, params: Mapping[str, Value], values: Mapping[str, Any]) -> None:
+    """Entries that this trace never reads, such as later positions of a table, are free in any way: claim nothing."""
+    read = np.zeros(system.num_atoms, dtype=bool)
+    for pair in system.unions:
+        for atoms in pair:
+            read[atoms] = True
+    for atoms, _, _ in system.fixed:
+        read[atoms] = True
+    own = {id(v) for v in params.values()}
+    for value in values.values():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Value) and id(part) not in own:
+                for f in part.factors:
+                    read[f.atoms] = True
+    for value in params.values():
+        for f in value.factors:
+            if not read[f.atoms].all():
+                lost = ~read[f.atoms]
+                system.fix(f.atoms[lost], UNREAD)
+                system.hold(f.cells[lost], UNREAD)
 
 
 def _places(system: System, value: Value, columns: Factor | None) -> tuple[Factor, ...]:

@@ -150,7 +150,17 @@ def sliced(c: Call) -> Value:
 
 @rule("select")
 def selected(c: Call) -> Value:
-    return shapes.take(c.args[0], c.args[1], lambda x: x[c.args[2]], None)
+    return _one(c, c.args[0], c.args[1], c.args[2])
+
+
+def _one(c: Call, value: Value, axis: int, place: int) -> Value:
+    """One entry of an axis; a neuron that is picked by number alone does not move."""
+    f = value.factor(axis)
+    if f is not None and len(f.axes) == 1:
+        why = f"{c.why} picks this neuron by number"
+        c.system.fix(f.atoms[[place]], why)
+        c.system.hold(f.cells[[place]], why)
+    return shapes.take(value, axis, lambda x: x[place], None)
 
 
 @rule("split", "split_with_sizes", "chunk", "unbind", "tensor_split", "unsafe_split", "unsafe_chunk", "hsplit")
@@ -158,7 +168,7 @@ def split(c: Call) -> list[Value]:
     value = c.args[0]
     if c.why == "unbind":
         axis = c.get(1, "dim", 0)
-        return [shapes.take(value, axis, lambda x, i=i: x[i], None) for i in range(len(c.shape))]
+        return [_one(c, value, axis, i) for i in range(len(c.shape))]
     axis = c.get(2, "dim", 0) % len(value.shape)
     out, start = [], 0
     for shape in c.shape:

@@ -210,7 +210,7 @@ def group_norm(c: Call) -> Any:
     else:
         weight, bias, groups = c.args[1], c.args[2], x.shape[1]
         if not c.get(5, "use_input_stats", True):
-            moved = Call(c.system, c.name, c.target, c.args[:5], {}, c.shape, c.roles, c.joint)
+            moved = Call(c.system, c.name, c.target, c.args[:5], {}, c.shape, c.joint)
             return batch_norm(moved)
     f = x.factor(1)
     if f is not None and len(f.axes) == 1:

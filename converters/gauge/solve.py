@@ -55,7 +55,7 @@ def solve(found: Inference) -> SymmetryLaw:
         role = "hidden"
         if OUTPUT in frozen:
             role = "output"
-        elif frozen and all(found.roles.get((p.param, p.axis)) == "src" for p in group.places):
+        elif frozen and all(found.sources[p.cells[0, 0]] == 1 for p in group.places):
             role = "input"
         texts, mixes = bent.get(rep, []), permutable and rep not in outer and rep not in bent
         rows = equations.get(rep, [])
@@ -155,7 +155,7 @@ def _gauges(
 ) -> tuple[list[GaugeVar], list[Leg]]:
     rank: dict[int, int] = {}
     for place in group.places:
-        leads = found.roles.get((place.param, place.axis), "dst") == "dst"
+        leads = found.sources[place.cells[0, 0]] != 1
         for cell in place.cells[0].tolist():
             rank[cell] = 2 if leads else 1
     scales, signs = Solver(rank, None), Solver(rank, 2)
@@ -193,7 +193,7 @@ def _legs(found: Inference, place: _Place, name: str, scales: Solver, signs: Sol
         scale = tuple((free[u], float(k)) for u, k in scales.expression(cell).items())
         sign = tuple(free[u] for u in signs.expression(cell))
         by_law.setdefault((scale, sign), []).append(slot)
-    dst = found.roles.get((place.param, place.axis), "dst") == "dst"
+    dst = bool(found.sources[place.cells[0, 0]] != 1)
     legs = []
     for (scale, sign), slots in by_law.items():
         index = place.index[:, slots]
@@ -212,7 +212,7 @@ def _names(found: Inference, groups: list[_Group], fixed: dict[int, list[str]]) 
     """The tensor that leads to a group, without ``.weight``; numbered where several groups share it."""
     bases = []
     for group in groups:
-        leads = [p for p in group.places if found.roles.get((p.param, p.axis), "dst") == "dst"]
+        leads = [p for p in group.places if found.sources[p.cells[0, 0]] != 1]
         if not leads and int(group.roots[0]) in fixed:
             bases.append("input")
             continue

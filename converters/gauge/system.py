@@ -32,7 +32,8 @@ class System:
 
     An atom has many cells: a neuron's row in one matrix and its column in the next. Cells know their atom.
     ``wishes`` are pairs of axes that are used as one, of stacked matrices as a rule: every entry of the first may have
-    neurons of its own along the second.
+    neurons of its own along the second. ``ends`` are cells of weights that lead to neurons (dst) or come from them
+    (src).
     """
 
     num_atoms: int = 0
@@ -46,6 +47,7 @@ class System:
     notes: list[tuple[Ints, str]] = field(default_factory=list)
     known: dict[bytes, int] = field(default_factory=dict)
     wishes: list[tuple[Ints, Ints]] = field(default_factory=list)
+    ends: list[tuple[Ints, str]] = field(default_factory=list)
 
     def atoms(self, *shape: int) -> Ints:
         """New atoms."""
@@ -154,3 +156,10 @@ class System:
         b = np.concatenate([v for _, v in self.unions])
         links = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(self.num_atoms, self.num_atoms))
         return connected_components(links, directed=False)[1].astype(np.int64)
+
+    def sources(self) -> Ints:
+        """Per cell, 1 where it is an end of a weight that comes from neurons, 0 where it leads to them, -1 unknown."""
+        out = np.full(self.num_cells, -1, dtype=np.int64)
+        for cells, kind in reversed(self.ends):  # the first use counts
+            out[cells] = kind == "src"
+        return out
