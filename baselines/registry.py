@@ -24,7 +24,7 @@ def names() -> tuple[str, ...]:
     """All baselines.
 
     Example:
-        >>> names()
+        >>> names()[:3]
         ('statnn', 'flat_mlp', 'gmn')
     """
     return tuple(_BASELINES)

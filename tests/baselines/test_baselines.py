@@ -42,7 +42,7 @@ def test_permutations_change_nothing(name: str, family: str) -> None:
     assert_equivariant(model, graph, symmetry="permutation", tol=1e-10)
 
 
-@pytest.mark.parametrize("name", baselines.names())
+@pytest.mark.parametrize("name", SMALL)
 def test_scales_change_the_result(name: str) -> None:
     """No baseline claims scale invariance: if this fails, the comparison under group elements is meaningless."""
     graph = networks([MLP])
@@ -54,7 +54,7 @@ def test_the_flat_mlp_notices_permutations() -> None:
     assert equivariance_error(trained_on("flat_mlp", [MLP], graph), graph, symmetry="permutation") > 1e-3
 
 
-@pytest.mark.parametrize("name", baselines.names())
+@pytest.mark.parametrize("name", SMALL)
 def test_batches_do_not_matter(name: str) -> None:
     specs = FAMILIES["two activations"]
     graph = networks(specs)
@@ -72,7 +72,7 @@ def test_mixed_architectures(name: str) -> None:
     assert_batch_independent(model, graph.to_data_list(), tol=1e-10)
 
 
-@pytest.mark.parametrize("name", baselines.names())
+@pytest.mark.parametrize("name", SMALL)
 def test_a_network_beyond_the_specs_is_refused(name: str) -> None:
     model = trained_on(name, [MLP], networks([MLP]))
     with pytest.raises(BaselineError, match="build it with the specs|equal layers"):
@@ -104,7 +104,7 @@ def test_bad_names_are_refused() -> None:
         baselines.build("statnn", out=1, specs=[])
 
 
-@pytest.mark.parametrize("name", baselines.names())
+@pytest.mark.parametrize("name", SMALL)
 def test_a_baseline_learns_the_size_of_weights(name: str) -> None:
     graphs = [random_graph(MLP, seed=i, dtype=torch.float32) for i in range(32)]
     sizes = torch.linspace(0.5, 2.0, 32)

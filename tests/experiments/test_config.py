@@ -13,10 +13,10 @@ from graphnfn.testing import random_graph
 
 
 def test_every_listed_model_exists() -> None:
-    assert set(load().compare.models) == {*LAYERS, *baselines.names()}
+    assert set(load().compare.models) <= {*LAYERS, *baselines.names()}
 
 
-@pytest.mark.parametrize("name", [*LAYERS, *baselines.names()])
+@pytest.mark.parametrize("name", list(load().compare.models))
 def test_every_model_can_be_built_and_run(name: str) -> None:
     spec = mlp_spec([3, 6, 1], "relu")
     config = load([f"model={name}"])

@@ -1,0 +1,52 @@
+"""Weights trained with the papers' own code, by official class path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from baselines.errors import BaselineError
+from baselines.foreign import Meta
+from graphnfn.spec import NetSpec
+
+Loader = Callable[[Meta, Mapping[str, Tensor]], nn.Module]
+
+_LOADERS: dict[str, Loader] = {}
+
+
+def official_classes() -> tuple[str, ...]:
+    """Official classes whose weights can be read, as ``owner/repository/file.py:Class``."""
+    return tuple(_LOADERS)
+
+
+def load_official(
+    class_path: str,
+    constructor: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    *,
+    specs: Sequence[NetSpec],
+) -> nn.Module:
+    """Our module with the weights of an official one.
+
+    ``load_official(...)(G) == official(G)`` for every network G of the specs.
+
+    Args:
+        class_path: one of :func:`official_classes`.
+        constructor: the arguments that the official module was made with.
+        state: its state dict.
+        specs: what it reads.
+
+    Raises:
+        BaselineError: an unknown class, or weights that do not fit it.
+
+    Example:
+        >>> load_official("someone/nets/models.py:Net", {}, {}, specs=[])
+        Traceback (most recent call last):
+        ...
+        baselines.errors.BaselineError: no loader for 'someone/nets/models.py:Net'; known: ...
+    """
+    if class_path not in _LOADERS:
+        raise BaselineError(f"no loader for {class_path!r}; known: {', '.join(official_classes())}")
+    return _LOADERS[class_path]({"class_path": class_path, "constructor": constructor, "specs": tuple(specs)}, state)
