@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from converters.loaded import Loaded
 from converters.modules import module_spec
-from converters.readers import filled, imported, read_network
-from converters.sources import read_tensors, state_dict_of
+from converters.readers import file_tensors, filled, own_tensors, read_network
+from converters.sources import state_dict_of
 from converters.tensors import tensors_spec
 from converters.traced import loaded_graph
 from converters.verify import verify_graph
@@ -70,8 +70,10 @@ def convert(  # noqa: PLR0913 - one door for every source
     inputs = _inputs(example_input)
     hints = (activation, omega, output_activation) != (None, None, None)
     loaded = read_network(source)
+    if isinstance(source, nn.Module) and module is not None:
+        raise ConversionError("the source is a module already: drop module=, or give the checkpoint as the source")
     if module is not None and loaded is None:
-        loaded = filled(module, tensors_of(source), inputs or ())
+        loaded = filled(module, cast("str | Path | Mapping[str, Tensor]", source), inputs or ())
         source = loaded.module
     if hints and (loaded is not None or isinstance(source, nn.Module)):
         raise ConversionError("a module tells its activations itself: drop activation=, omega=, output_activation=")
@@ -138,12 +140,11 @@ def tensors_of(source: Source) -> dict[str, Tensor]:
     """
     if isinstance(source, nn.Module):
         return source.state_dict()
+    if isinstance(source, (str, Path)):
+        return file_tensors(Path(source))
     loaded = read_network(source)
     if loaded is not None:
-        return {loaded.names.get(name, name): t for name, t in loaded.module.state_dict().items()}
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        return imported("converters.npz", "read_npz")(path) if path.suffix == ".npz" else read_tensors(path)
+        return own_tensors(loaded)
     if isinstance(source, Mapping):
         return state_dict_of(source, "the source")
     raise ConversionError(f"cannot convert a {type(source).__name__}; expected a module, a state dict or a path")

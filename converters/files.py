@@ -26,5 +26,9 @@ def write_like(like: Path, tensors: Mapping[str, Tensor], target: Path) -> None:
     Raises:
         ConversionError: a tensor has another shape than in ``like``, or the file cannot be read.
     """
-    writer = _WRITERS.get(like.suffix, ("converters.checkpoints", "write_checkpoint"))
+    if like.is_dir():
+        adapter = (like / "adapter_config.json").is_file()
+        writer = ("converters.lora", "write_lora") if adapter else ("converters.huggingface", "write_huggingface")
+    else:
+        writer = _WRITERS.get(like.suffix, ("converters.checkpoints", "write_checkpoint"))
     imported(*writer)(like, tensors, target)

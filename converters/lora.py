@@ -18,7 +18,7 @@ from converters.huggingface.write import write_files
 from converters.loaded import Loaded
 from graphnfn.errors import ConversionError
 
-_USUAL = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _FIRST = re.compile(
     r"(?P<start>^|.*[._])lora(?P<kind>_A|_embedding_A|_down|\.down)(?P<end>(\.(?!bias$)\w+)?(\.weight)?)$"
 )
@@ -154,7 +154,7 @@ def load_lora(source: str | Path | Mapping[str, Tensor]) -> Loaded:
     if isinstance(source, Mapping):
         tensors, where = dict(source), "the adapter"
     else:
-        files = weight_files(Path(source), _USUAL)
+        files = weight_files(Path(source), ADAPTERS)
         tensors, where = read_weights(files), str(source)
         beside = files[0].parent / "adapter_config.json"
         config = _config(beside) if beside.is_file() else None
@@ -239,4 +239,4 @@ def write_lora(like_path: str | Path, tensors: Mapping[str, Tensor], target: str
         ConversionError: there is no tensor of such a name and shape, or its type cannot hold the values.
     """
     source = Path(like_path)
-    write_files(source, weight_files(source, _USUAL), tensors, Path(target))
+    write_files(source, weight_files(source, ADAPTERS), tensors, Path(target))

@@ -10,7 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from converters.checkpoints import Checkpoint, plain_names, read_checkpoint, tensor_names
+from converters.huggingface.files import WEIGHTS, read_weights, weight_files
 from converters.loaded import Loaded
+from converters.lora import ADAPTERS, adapter_pairs
+from converters.sources import SUFFIXES, read_tensors
 from graphnfn.errors import ConversionError
 
 _READERS: dict[str, tuple[str, str]] = {
@@ -41,38 +45,57 @@ def read_network(source: Any) -> Loaded | None:
     if path.suffix in _READERS:
         return imported(*_READERS[path.suffix])(path)
     folder = path if path.is_dir() else path.parent
-    if (folder / "adapter_config.json").is_file():
+    if (folder / "adapter_config.json").is_file() or _is_adapter(path):
         return imported("converters.lora", "load_lora")(path)
     if path.is_dir() or (path.name.startswith(("model", "pytorch_model")) and (folder / "config.json").is_file()):
         return imported("converters.huggingface", "load_huggingface")(path)
     return None
 
 
-def filled(module: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Loaded:
+def own_tensors(loaded: Loaded) -> dict[str, Tensor]:
+    """The tensors of a network under its source's names."""
+    return {loaded.names.get(name, name): tensor for name, tensor in loaded.module.state_dict().items()}
+
+
+def file_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors in a file or folder, also those that no network reads.
+
+    Raises:
+        ConversionError: it is missing, damaged, unsafe, or of an unknown kind.
+    """
+    if path.is_dir():
+        return read_weights(weight_files(path, (*WEIGHTS, *ADAPTERS)))
+    if path.suffix == ".npz":
+        return imported("converters.npz", "read_npz")(path)
+    if path.suffix in _READERS:
+        return own_tensors(imported(*_READERS[path.suffix])(path))
+    return read_tensors(path)
+
+
+def filled(module: nn.Module, source: str | Path | Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Loaded:
     """A module with the weights of a checkpoint, whose names may have a prefix such as ``module.``.
 
     Raises:
         ConversionError: a tensor of the module is missing in the checkpoint, or has another shape there.
     """
     wanted = module.state_dict()
-    prefix = _prefix(list(wanted), list(tensors))
-    names = {name: prefix + name for name in wanted}
+    checkpoint = read_checkpoint(source) if isinstance(source, (str, Path)) else _held(source)
+    names = checkpoint.named(wanted)
     for name, value in wanted.items():
-        got = tensors.get(names[name])
-        if got is None or got.shape != value.shape:
-            found = "nothing" if got is None else f"shape {tuple(got.shape)}"
+        got = checkpoint.tensors[names[name]]
+        if got.shape != value.shape:
             raise ConversionError(
-                f"the module has {name!r} of shape {tuple(value.shape)}; the checkpoint has {found} there: give the "
-                "module that this checkpoint was saved from"
+                f"the module has {name!r} of shape {tuple(value.shape)}; the checkpoint has shape {tuple(got.shape)} "
+                "there: give the module that this checkpoint was saved from"
             )
     module = copy.deepcopy(module)
-    module.load_state_dict({name: tensors[names[name]] for name in wanted})
+    module.load_state_dict({name: checkpoint.tensors[names[name]] for name in wanted})
     return Loaded(module, inputs, names)
 
 
-def _prefix(wanted: list[str], given: list[str]) -> str:
-    """What stands before the module's names in the checkpoint."""
-    first = wanted[0] if wanted else ""
-    candidates = {name.removesuffix(first) for name in given if name.endswith(first)}
-    fitting = [p for p in candidates if all(p + name in given for name in wanted)]
-    return min(fitting, key=len, default="")
+def _held(tensors: Mapping[str, Tensor]) -> Checkpoint:
+    return Checkpoint(dict(tensors), plain_names(tensors), {})
+
+
+def _is_adapter(path: Path) -> bool:
+    return path.is_file() and path.suffix in SUFFIXES and bool(adapter_pairs(tensor_names(path)))

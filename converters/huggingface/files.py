@@ -11,11 +11,11 @@ from converters.checkpoints import read_checkpoint
 from converters.huggingface.config import read_json
 from graphnfn.errors import ConversionError
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ".index.json"
 
 
-def weight_files(path: Path, usual: tuple[str, ...] = _WEIGHTS) -> list[Path]:
+def weight_files(path: Path, usual: tuple[str, ...] = WEIGHTS) -> list[Path]:
     """The files that hold the tensors of a folder, or of the one file that is given.
 
     Args:
