@@ -122,7 +122,7 @@ def _traced(loaded: Loaded, *, fold_norm: bool, verify: bool, strict: bool) -> N
     assert isinstance(graph.spec, TracedSpec)
     if strict and graph.spec.law.notes:
         raise ConversionError("; ".join(graph.spec.law.notes) + " (strict=True); drop strict= to convert the rest")
-    return verify_graph(graph)[0] if verify else graph
+    return verify_graph(graph, each=False)[0] if verify else graph
 
 
 def _folded(graph: NeuralGraph, fold_norm: bool) -> NeuralGraph:

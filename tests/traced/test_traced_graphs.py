@@ -146,6 +146,15 @@ def test_a_false_scale_is_caught(name: str, graph: gn.NeuralGraph) -> None:
     assert set(report.demoted) == false
 
 
+def test_the_quick_check_looks_closer_where_it_fails(graph: gn.NeuralGraph) -> None:
+    law = _law(graph)
+    _, report = verify_graph(graph, each=False)
+    assert not report.errors and report.joint < 1e-9 and report.unchecked
+    wrong = replace(law, groups=tuple(replace(g, permutable=True) for g in law.groups))
+    _, report = verify_graph(with_law(graph, wrong), each=False)
+    assert set(report.demoted) == {g.id for g in law.groups if not g.permutable and g.size > 1}
+
+
 def test_demoting_nothing_changes_nothing(graph: gn.NeuralGraph) -> None:
     assert demote(_law(graph), {}) is _law(graph)
 
