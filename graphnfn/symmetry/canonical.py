@@ -148,6 +148,8 @@ def canonical_signs(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:
         SymmetryError: nothing is left to choose, because no neuron has a sign symmetry.
     """
     spec = graph.spec
+    if isinstance(spec, TracedSpec):
+        raise SymmetryError("canonical_signs knows MLPs and CNNs; a traced network has canonicalize only")
     if not any(g & Gauge.SIGN for group in spec.groups for g in group.gauge):
         raise SymmetryError("no neuron of this spec has a sign symmetry: canonical_signs has nothing to do")
     _, stack = canonical_scales(graph.stacks()[0])

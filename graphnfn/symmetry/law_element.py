@@ -197,7 +197,8 @@ def random_law_element(
 
     Args:
         law: whose symmetry group.
-        decades: scales are 10^u with u uniform on [-decades / 2, decades / 2]; also the singular values of matrices.
+        decades: scales are 10^u with u uniform on [-decades / 2, decades / 2]; so are singular values of matrices, but
+            over two decades at most: their condition multiplies rounding errors.
         seed: an integer, a generator, or None for PyTorch's default generator.
         permute: False leaves neurons and families in place.
         groups: only these groups move; families then stay.
@@ -206,8 +207,8 @@ def random_law_element(
         int(torch.randint(2**31, ())) if seed is None else seed)  # fmt: skip
     perm, factor, matrix = {}, {}, {}
 
-    def scales(n: int) -> Tensor:
-        exponent = (torch.rand(n, generator=generator, dtype=torch.float64) - 0.5) * decades
+    def scales(n: int, width: float = decades) -> Tensor:
+        exponent = (torch.rand(n, generator=generator, dtype=torch.float64) - 0.5) * width
         return torch.exp(exponent * math.log(10.0))
 
     def rotation(n: int) -> Tensor:
@@ -218,7 +219,8 @@ def random_law_element(
             continue
         linear = [g for g in law.gauges_of[group.id] if g.linear]
         for gauge in linear:
-            matrix[gauge.id] = (rotation(group.size) * scales(group.size)) @ rotation(group.size)
+            stretch = scales(group.size, min(decades, 2.0))
+            matrix[gauge.id] = (rotation(group.size) * stretch) @ rotation(group.size)
         if linear:
             continue
         if group.permutable and permute:

@@ -11,6 +11,7 @@ from torch import Tensor
 from graphnfn.errors import GraphNFNError
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NODE_FIELDS
+from graphnfn.traced_stack import TracedStack
 
 Output = Tensor | NeuralGraph
 MetaModule = Callable[[NeuralGraph], Output]
@@ -105,6 +106,9 @@ def _parts(output: Output) -> list[_Part]:
         return [_Part("output", torch.arange(len(rows)), rows.reshape(len(rows), -1))]
     parts = []
     for stack, places in zip(output.stacks(), output.members(), strict=True):
+        if isinstance(stack, TracedStack):
+            parts += [_Part(f"tensor {n!r}", places, t.detach().cpu()) for n, t in stack.tensors.items()]
+            continue
         for i, group in enumerate(stack.spec.groups):
             for c, field in enumerate(NODE_FIELDS[: stack.nodes.shape[-1]]):
                 parts.append(_Part(f"{field} of group {group.id!r}", places, stack.group(i)[..., c].detach().cpu()))

@@ -14,6 +14,9 @@ from graphnfn.graph import NeuralGraph
 from graphnfn.spec import Block, NetSpec, NodeParam
 from graphnfn.stack import Stack
 from graphnfn.symmetry import Gauge, GroupAction, GroupElement, act, random_element
+from graphnfn.symmetry.law_element import LawElement, random_law_element
+from graphnfn.traced import TracedSpec
+from graphnfn.traced_stack import TracedStack
 
 Symmetry = Literal["spec", "permutation"]
 """The group to draw from: all that the spec claims, or its permutations only."""
@@ -79,8 +82,10 @@ def random_elements(
     half_turns: int = 0,
     seed: int | torch.Generator = 0,
     symmetry: Symmetry = "spec",
-) -> list[GroupElement]:
+) -> list[GroupElement | LawElement]:
     """One random element per stack of a batch, with an own, non-identity row for every network.
+
+    Traced networks of one stack share one element.
 
     Args:
         graph: any batch, mixed architectures included.
@@ -93,7 +98,23 @@ def random_elements(
         SymmetryError: a network has no symmetry to draw from, so a test with it could not fail.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    return [_moving_element(s, decades, half_turns, generator, symmetry) for s in graph.stacks()]
+    return [
+        _law_element(s.spec, decades, generator, symmetry)
+        if isinstance(s, TracedStack)
+        else _moving_element(s, decades, half_turns, generator, symmetry)
+        for s in graph.stacks()
+    ]
+
+
+def _law_element(spec: TracedSpec, decades: float, generator: torch.Generator, symmetry: Symmetry) -> LawElement:
+    moving = [g for g in spec.law.groups if g.permutable or (symmetry == "spec" and spec.law.gauges_of[g.id])]
+    if not moving:
+        raise SymmetryError(
+            f"a traced network with {len(spec.law.groups)} neuron groups has no {symmetry} symmetry but the identity, "
+            "so there is nothing to test: use another one"
+        )
+    element = random_law_element(spec.law, decades, generator)
+    return element if symmetry == "spec" else LawElement(spec.law, element.source, element.perm)
 
 
 def _moving_element(
@@ -156,7 +177,7 @@ def _replace_rows(element: GroupElement, other: GroupElement, rows: Tensor) -> G
     return GroupElement(element.spec, actions)
 
 
-def act_each(elements: Sequence[GroupElement], graph: NeuralGraph) -> NeuralGraph:
+def act_each(elements: Sequence[GroupElement | LawElement], graph: NeuralGraph) -> NeuralGraph:
     """Act on a batch with one element per architecture.
 
     Args:
@@ -166,12 +187,13 @@ def act_each(elements: Sequence[GroupElement], graph: NeuralGraph) -> NeuralGrap
     Raises:
         SymmetryError: an architecture of the batch has no element here.
     """
-    by_spec = {e.spec: e for e in elements}
+    found = {e.law if isinstance(e, LawElement) else e.spec: e for e in elements}
     stacks = []
     for stack in graph.stacks():
-        if stack.spec not in by_spec:
+        element = found.get(stack.spec.law if isinstance(stack, TracedStack) else stack.spec)
+        if element is None:
             raise SymmetryError("a network of this batch has no group element: draw them with random_elements(graph)")
-        stacks.append(act(by_spec[stack.spec], NeuralGraph.from_stacks([stack])).stacks()[0])
+        stacks.append(act(element, NeuralGraph.from_stacks([stack])).stacks()[0])
     return NeuralGraph.from_stacks(stacks, graph.members())
 
 

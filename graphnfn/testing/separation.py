@@ -18,6 +18,7 @@ from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.testing.compare import MetaModule, evaluate, findings
+from graphnfn.traced_stack import TracedStack
 
 GraphMap = Callable[[NeuralGraph], NeuralGraph]
 
@@ -46,6 +47,10 @@ def separating_transforms(graph: NeuralGraph, seed: int = 0) -> dict[str, GraphM
         >>> list(separating_transforms(random_graph(mlp_spec([2, 8, 8, 1], "relu"))))
         ['uncoupled rows', 'uncoupled columns', 'kernel factors', 'shuffled signs']
     """
+    if any(isinstance(s, TracedStack) for s in graph.stacks()):
+        raise GraphNFNError(
+            "separating maps are made for MLPs and CNNs: disturb the tensors of traced networks yourself"
+        )
     makers = {
         "uncoupled rows": _rows,
         "uncoupled columns": _columns,

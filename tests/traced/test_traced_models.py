@@ -86,3 +86,27 @@ def test_a_saved_model_reads_traced_networks(all_graphs: list[gn.NeuralGraph]) -
     twin.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(twin.double()(all_graphs[0]), model(all_graphs[0]))
+
+
+def test_the_testing_kit_knows_traced_networks(mixed: list[gn.NeuralGraph]) -> None:
+    for head in ("invariant", "edit"):
+        model, batch = _model(mixed, head), gn.NeuralGraph.batch(mixed)
+        assert gn.testing.assert_equivariant(model, batch) < 1e-10
+    assert gn.testing.assert_batch_independent(_model(mixed, "invariant"), mixed) < 1e-9
+
+
+def test_the_testing_kit_catches_a_reader_of_raw_weights(all_graphs: list[gn.NeuralGraph]) -> None:
+    """Negative control; signs and permutations, all that an LSTM has, leave largest entries as they are."""
+
+    def norms(graph: gn.NeuralGraph) -> torch.Tensor:
+        return torch.stack([sum(t.abs().amax() for t in g.state_dict().values()) for g in graph.to_data_list()])
+
+    for graph in all_graphs:
+        assert gn.testing.equivariance_error(norms, graph) > 1e-4 or "lstm.weight_ih_l0" in graph.spec.params
+
+
+def test_what_is_for_chains_only_says_so(all_graphs: list[gn.NeuralGraph]) -> None:
+    with pytest.raises(gn.GraphNFNError, match="MLPs and CNNs"):
+        gn.canonical_signs(all_graphs[0])
+    with pytest.raises(gn.GraphNFNError, match="MLPs and CNNs"):
+        gn.testing.assert_separates(_model(all_graphs, "invariant"), all_graphs[0])
