@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 from baselines.errors import BaselineError
 from baselines.foreign import Meta
+from baselines.scalegmn import from_official as scalegmn
 from graphnfn.spec import NetSpec
 
 Loader = Callable[[Meta, Mapping[str, Tensor]], nn.Module]
 
-_LOADERS: dict[str, Loader] = {}
+_LOADERS: dict[str, Loader] = {
+    "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN": scalegmn,
+    "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN_equiv": scalegmn,
+}
 
 
 def official_classes() -> tuple[str, ...]:

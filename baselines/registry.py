@@ -12,11 +12,19 @@ from torch import nn
 from baselines.errors import BaselineError
 from baselines.flat_mlp import FlatMLP
 from baselines.gmn import PermutationGMN
+from baselines.scalegmn import PermutationScaleGMN, ScaleGMN, ScaleGMNAsPublished
 from baselines.statnn import StatNN
 from graphnfn.spec import NetSpec
 
 _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
-    {"statnn": StatNN, "flat_mlp": FlatMLP, "gmn": PermutationGMN}
+    {
+        "statnn": StatNN,
+        "flat_mlp": FlatMLP,
+        "gmn": PermutationGMN,
+        "scalegmn": ScaleGMN,
+        "scalegmn_as_published": ScaleGMNAsPublished,
+        "scalegmn_permutation": PermutationScaleGMN,
+    }
 )
 
 
