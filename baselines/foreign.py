@@ -60,15 +60,37 @@ def _chain(shapes: list[list[int]], activation: Any) -> NetSpec:
     return chain.build()
 
 
-def take(state: Mapping[str, Tensor], key: str) -> Tensor:
-    """One tensor of an official state dict.
+def take(state: dict[str, Tensor], key: str) -> Tensor:
+    """Take one tensor out of an official state dict; what is left in the end is unknown, see :func:`refuse_rest`.
 
     Raises:
         BaselineError: it is not there.
     """
     if key not in state:
-        raise BaselineError(f"the official weights lack {key!r}; got {sorted(state)}: check class path and constructor")
-    return state[key]
+        raise BaselineError(f"the official weights lack {key!r}; left: {sorted(state)}: check class path, constructor")
+    return state.pop(key)
+
+
+def take_below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take all tensors whose name starts with ``prefix``, named without it.
+
+    Example:
+        >>> state = {f"{i}.{k}": v for i in (0, 1) for k, v in nn.Linear(2, 3).state_dict().items()}
+        >>> list(take_below(state, "1.")), list(state)
+        (['weight', 'bias'], ['0.weight', '0.bias'])
+    """
+    names = [name for name in state if name.startswith(prefix)]
+    return {name.removeprefix(prefix): state.pop(name) for name in names}
+
+
+def refuse_rest(state: Mapping[str, Tensor]) -> None:
+    """Official entries that no part of the model took are an error.
+
+    Raises:
+        BaselineError: there are such entries.
+    """
+    if state:
+        raise BaselineError(f"official weights have unknown entries {sorted(state)}: check class path, constructor")
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -93,14 +115,3 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"(got, expected) {wrong}: check class path, constructor and specs"
         )
     module.load_state_dict(dict(state))
-
-
-def refuse_unknown(state: Mapping[str, Tensor], known: set[str]) -> None:
-    """Official keys that no part of the model takes are an error.
-
-    Raises:
-        BaselineError: there are such keys.
-    """
-    unknown = sorted(set(state) - known)
-    if unknown:
-        raise BaselineError(f"official weights have unknown entries {unknown}: check class path, constructor and specs")

@@ -9,12 +9,21 @@ from torch import Tensor, nn
 
 from baselines.errors import BaselineError
 from baselines.foreign import Meta
+from baselines.nfn import from_official as nfn
 from baselines.scalegmn import from_official as scalegmn
+from baselines.statnet import from_official as statnet
 from graphnfn.spec import NetSpec
 
 Loader = Callable[[Meta, Mapping[str, Tensor]], nn.Module]
 
 _LOADERS: dict[str, Loader] = {
+    "AllanYangZhou/nfn/nfn/layers/layers.py:NPLinear": nfn,
+    "AllanYangZhou/nfn/nfn/layers/layers.py:HNPLinear": nfn,
+    "AllanYangZhou/nfn/nfn/layers/layers.py:NPPool": nfn,
+    "AllanYangZhou/nfn/nfn/layers/layers.py:HNPPool": nfn,
+    "AllanYangZhou/nfn/experiments/models.py:InvariantNFN": nfn,
+    "AllanYangZhou/nfn/experiments/models.py:StatNet": statnet,
+    "AllanYangZhou/nfn/experiments/stylize_models.py:TransferNet": nfn,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN": scalegmn,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN_equiv": scalegmn,
 }

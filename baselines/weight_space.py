@@ -49,6 +49,11 @@ class ChainForm:
         """Per layer, the entries of one kernel: 1 for a dense layer."""
         return tuple(math.prod(t) for t in self.taps)
 
+    @property
+    def ends(self) -> tuple[int, int, tuple[tuple[int, ...], ...]]:
+        """Inputs, outputs and kernels: all that layers which average over hidden neurons depend on."""
+        return self.widths[0], self.widths[-1], self.taps
+
     def weight_shape(self, layer: int) -> tuple[int, ...]:
         """``(n_out, n_in, *taps)``."""
         return (self.widths[layer + 1], self.widths[layer], *self.taps[layer])
@@ -98,6 +103,14 @@ class WeightSpace:
 
         return WeightSpace(tuple(unfold(w, t) for w, t in zip(self.weights, form.taps, strict=True)), self.biases)
 
+    def channels_last(self) -> WeightSpace:
+        """``[B, n_out, n_in, C * taps]`` and ``[B, n_out, C]``: the layout in which channels are mixed fastest."""
+        return self.fold_taps().map(lambda t: t.movedim(1, -1))
+
+    def channels_first(self, form: ChainForm) -> WeightSpace:
+        """The inverse of :meth:`channels_last`."""
+        return self.map(lambda t: t.movedim(-1, 1)).unfold_taps(form)
+
 
 @lru_cache(maxsize=1024)
 def chain_form(spec: NetSpec) -> ChainForm:
@@ -134,6 +147,22 @@ def common_form(specs: Sequence[NetSpec]) -> ChainForm:
             f"expected networks of one form; got {len(forms)}, among them {forms[:2]}: train one model per form, or "
             "use a metanetwork that reads mixed architectures (gmn, statnn)"
         )
+    return forms[0]
+
+
+def common_ends(specs: Sequence[NetSpec]) -> ChainForm:
+    """The form of the first spec, where all agree in inputs, outputs, depth and kernels; hidden widths may differ.
+
+    Raises:
+        BaselineError: they do not agree, or a network is no chain.
+    """
+    forms = list(dict.fromkeys(chain_form(s) for s in specs))
+    for form in forms:
+        if form.ends != forms[0].ends:
+            raise BaselineError(
+                f"expected networks that differ in hidden widths only; got {forms[0]} and {form}: train one model for "
+                "each, or use a metanetwork that reads mixed architectures (gmn, statnn)"
+            )
     return forms[0]
 
 
@@ -191,6 +220,22 @@ def weight_spaces(graph: NeuralGraph) -> list[Part]:
         form = chain_form(stack.spec)
         read.setdefault(form, []).append((places, _read(effective(stack), form)))
     return [_merge(form, rows) for form, rows in read.items()]
+
+
+def parts_like(graph: NeuralGraph, expected: ChainForm) -> list[Part]:
+    """:func:`weight_spaces` for a model that reads networks with the ends of ``expected``.
+
+    Raises:
+        BaselineError: a network has other inputs, outputs, depth or kernels, or is no chain.
+    """
+    parts = weight_spaces(graph)
+    for part in parts:
+        if part.form.ends != expected.ends:
+            raise BaselineError(
+                f"this model was built for {expected}, with any hidden widths; got {part.form}: build it with the "
+                "specs of the networks that it shall read"
+            )
+    return parts
 
 
 def _merge(form: ChainForm, rows: list[tuple[Tensor, WeightSpace]]) -> Part:
