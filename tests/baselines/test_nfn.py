@@ -203,3 +203,30 @@ def test_settings_that_were_not_published(change: dict, words: str) -> None:
     settings = {"hchannels": [], "mode": "HNP", "head": {"num_out": 1, "h_size": 4}}
     with pytest.raises(BaselineError, match=words):
         load_official("AllanYangZhou/nfn/experiments/models.py:InvariantNFN", settings | change, {}, specs=[MLP])
+
+
+@pytest.mark.parametrize("spec", [MLP, CNN, SHALLOW], ids=["mlp", "cnn", "two layers"])
+@pytest.mark.parametrize("name", ["NPLinear", "NPLinear with places", "HNPLinear", "NPPool", "HNPPool"])
+def test_the_published_package_agrees(name: str, spec: NetSpec) -> None:
+    """``nfn`` from PyPI, with its own random weights, where it is installed."""
+    layers, common = pytest.importorskip("nfn.layers"), pytest.importorskip("nfn.common")
+    form = chain_form(spec)
+    space = WeightSpace(
+        tuple(torch.randn(3, 2, *form.weight_shape(i), dtype=torch.float64) for i in range(form.depth)),
+        tuple(torch.randn(3, 2, n, dtype=torch.float64) for n in form.widths[1:]),
+    )
+    theirs_in = common.WeightSpaceFeatures(space.weights, space.biases)
+    cls, places = name.split(" ")[0], {"io_embed": True} if "places" in name else {}
+    settings = {} if "Pool" in name else {"in_channels": 2, "out_channels": 3, **places}
+    theirs = getattr(layers, cls)(common.network_spec_from_wsfeat(theirs_in), **settings).double()
+    path = f"AllanYangZhou/nfn/nfn/layers/layers.py:{cls}"
+    ours = load_official(path, settings, theirs.state_dict(), specs=[spec]).double()
+    theirs.load_state_dict({k: v.float().double() for k, v in theirs.state_dict().items()})
+    want, got = theirs(theirs_in), ours(space.channels_last())
+    if isinstance(got, WeightSpace):
+        got = got.channels_first(form)
+        pairs = zip((*got.weights, *got.biases), (*want.weights, *want.biases), strict=True)
+    else:
+        pairs = [(got, want)]
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
