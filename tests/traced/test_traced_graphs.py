@@ -200,3 +200,27 @@ def test_bad_requests() -> None:
     broken.head.weight.data[0, 0] = float("nan")
     with pytest.raises(ConversionError, match=r"'head.weight' has 1 NaN"):
         convert(broken, example_input=torch.randn(2, 2, 6, 6))
+
+
+@torch.library.custom_op("graphnfn_tests::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+@twice.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Foreign(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(twice(self.one(x)))
+
+
+def test_operators_of_other_libraries_are_named() -> None:
+    with pytest.raises(ConversionError, match="graphnfn_tests.twice.default .* none of PyTorch's own"):
+        convert(Foreign(), example_input=torch.randn(2, 3))
