@@ -139,8 +139,8 @@ def _collect(module: nn.Module, exported: ExportedProgram, inputs: tuple[Tensor,
         if node.op == "call_function":
             if not _name(node.target).startswith(("aten.", "getitem")):
                 raise ConversionError(
-                    f"operator {_name(node.target)} ({node.name}) is none of PyTorch's own: convert the module in a form "
-                    "that uses ATen operators only, e.g. without a library's fused kernels"
+                    f"operator {_name(node.target)} ({node.name}) is none of PyTorch's own: convert the module in a "
+                    "form that uses ATen operators only, e.g. without a library's fused kernels"
                 )
             kwargs = tuple((k, _plain(v)) for k, v in _typed(node).items() if k not in _SKIPPED)
             ops.append(Op(node.name, _name(node.target), tuple(_plain(a) for a in node.args), kwargs))
