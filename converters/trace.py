@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._export.converter import TS2EPConverter
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
@@ -59,8 +60,7 @@ def trace_module(module: nn.Module, inputs: Sequence[Tensor]) -> Traced:
         _run_once(module.eval(), inputs)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(module.eval(), tuple(inputs), strict=False)
-            exported = _decomposed(exported)
+            exported = _decomposed(_exported(module, tuple(inputs)))
     except ConversionError:
         raise
     except Exception as error:  # tracing runs the user's own forward, which may raise anything
@@ -71,6 +71,12 @@ def trace_module(module: nn.Module, inputs: Sequence[Tensor]) -> Traced:
         for part, training in modes.items():
             part.training = training
     return _collect(module, exported, tuple(inputs))
+
+
+def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    if isinstance(module, torch.jit.ScriptModule):
+        return TS2EPConverter(module, inputs).convert()
+    return torch.export.export(module, inputs, strict=False)
 
 
 def _run_once(module: nn.Module, inputs: Sequence[Tensor]) -> None:

@@ -224,3 +224,17 @@ class Foreign(nn.Module):
 def test_operators_of_other_libraries_are_named() -> None:
     with pytest.raises(ConversionError, match="graphnfn_tests.twice.default .* none of PyTorch's own"):
         convert(Foreign(), example_input=torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["traced", "scripted"])
+def test_torchscript(compiled: bool) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    ).eval()
+    inputs = torch.randn(2, 3, 8, 8)
+    script = torch.jit.script(module) if compiled else torch.jit.trace(module, inputs)
+    graph = convert(script, example_input=inputs)
+    assert {g.size for g in _law(graph).groups if g.permutable} == {8}
+    assert sorted(v.kind for v in _law(graph).gauges) == ["nonzero", "positive"]
+    state = restore(graph, like=script)
+    assert all(torch.equal(state[k], v) for k, v in module.state_dict().items())
