@@ -33,6 +33,11 @@ ActivationOption = Annotated[
     typer.Option(help="Activation of the hidden layers, which a bare state dict cannot tell, e.g. relu."),
 ]
 OmegaOption = Annotated[Optional[float], typer.Option(help="Frequency of sin and cos.")]  # noqa: UP045
+ModuleOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="PACKAGE.MODULE:CALLABLE that makes the network, for files that hold tensors only; it is run."),
+]
+InputOption = Annotated[Optional[str], typer.Option("--input", help="Shape of its input, e.g. 2,3,224,224.")]  # noqa: UP045
 
 
 def _show_version(wanted: bool) -> None:
@@ -99,12 +104,14 @@ def convert(
     output: Annotated[Path, typer.Option("--output", "-o", help="The graph, a .safetensors file.")],
     activation: ActivationOption = None,
     omega: OmegaOption = None,
+    module: ModuleOption = None,
+    shape: InputOption = None,
 ) -> None:
     """Turn a checkpoint into a neuron graph."""
     from experiments.sources import load_graph
     from graphnfn.io import save
 
-    graph = load_graph(source, activation=activation, omega=omega)
+    graph = load_graph(source, activation=activation, omega=omega, module=module, shape=shape)
     save(graph, output)
     out.print(f"{output}: {graph}", highlight=False)
 
@@ -127,6 +134,8 @@ def inspect(
     source: Source,
     activation: ActivationOption = None,
     omega: OmegaOption = None,
+    module: ModuleOption = None,
+    shape: InputOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say why every group has its symmetry.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check it on the weights, group by group.")] = False,
 ) -> None:
@@ -135,7 +144,7 @@ def inspect(
     from experiments.sources import check, load_graph
     from experiments.tables import description_tables
 
-    graph = load_graph(source, activation=activation, omega=omega)
+    graph = load_graph(source, activation=activation, omega=omega, module=module, shape=shape)
     for network in graph.to_data_list():
         for part in description_tables(describe(network), explain=explain):
             out.print(part)

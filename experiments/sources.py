@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+
+import torch
+from torch import Tensor, nn
 
 from converters import convert, restore
 from converters.files import write_like
@@ -16,15 +20,53 @@ from graphnfn.traced import TracedSpec
 _PICTURES = (".png", ".svg", ".pdf")
 
 
-def load_graph(path: Path, *, activation: str | None = None, omega: float | None = None) -> NeuralGraph:
+def load_graph(
+    path: Path,
+    *,
+    activation: str | None = None,
+    omega: float | None = None,
+    module: str | None = None,
+    shape: str | None = None,
+) -> NeuralGraph:
     """A checkpoint as a graph, or a graph that was saved.
 
+    Args:
+        path: the file or folder.
+        activation: of the hidden layers, where a bare state dict cannot tell.
+        omega: frequency of sin and cos.
+        module: ``PACKAGE.MODULE:CALLABLE`` that makes the network, for files that hold tensors only.
+        shape: of its input, such as ``2,3,224,224``.
+
     Raises:
-        GraphNFNError: the file is neither.
+        GraphNFNError: the file is neither, or the module cannot be made.
     """
     if io.is_graph_file(path):
         return io.load(path)
-    return convert(path, activation=activation, omega=omega)
+    if module is None and shape is None:
+        return convert(path, activation=activation, omega=omega)
+    if module is None or shape is None:
+        raise ExperimentError("--module and --input go together: the network, and the shape of what it takes")
+    return convert(path, module=_made(module), example_input=_example(shape))
+
+
+def _made(name: str) -> nn.Module:
+    package, _, attribute = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(package), attribute)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ExperimentError(
+            f"--module {name}: {error}; expected PACKAGE.MODULE:CALLABLE without arguments"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise ExperimentError(f"--module {name} makes a {type(made).__name__}; expected an nn.Module")
+    return made.eval()
+
+
+def _example(shape: str) -> Tensor:
+    try:
+        return torch.randn([int(n) for n in shape.split(",")], generator=torch.Generator().manual_seed(0))
+    except (ValueError, RuntimeError) as error:
+        raise ExperimentError(f"--input {shape!r}: expected sizes such as 2,3,224,224") from error
 
 
 def check(graph: NeuralGraph) -> Verification | None:

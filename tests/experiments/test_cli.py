@@ -164,3 +164,21 @@ def _assert_one_line(ran: Ran) -> None:
     assert ran.code == 2
     assert ran.err.startswith("error: ") and len(ran.err.strip().splitlines()) == 1, ran.err
     assert "Traceback" not in ran.err + ran.out
+
+
+def test_a_network_from_tensors_and_a_module(cli: Cli, tmp_path: Path) -> None:
+    from experiments.architectures import ProposalNet
+
+    path = tmp_path / "net.pt"
+    torch.save(ProposalNet().state_dict(), path)
+    words = ["--module", "experiments.architectures:ProposalNet", "--input", "2,3,24,24"]
+    ran = cli("inspect", path, *words, "--explain", "--verify")
+    assert ran.code == 0 and "verified: worst relative change" in ran.out and "prelu" in ran.out
+    graph = tmp_path / "graph.safetensors"
+    assert cli("convert", path, "-o", graph, *words).code == 0
+    assert cli("restore", graph, "--like", path, "-o", tmp_path / "copy.pt").code == 0
+    again = torch.load(tmp_path / "copy.pt", weights_only=True)
+    assert all(torch.equal(again[k], v) for k, v in torch.load(path, weights_only=True).items())
+    for wrong in (["--module", "no.such:Thing", "--input", "2,3"], ["--input", "2,3"], [*words[:3], "two"]):
+        ran = cli("inspect", path, *wrong)
+        assert ran.code == 2 and ran.err.startswith("error: --")
