@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from baselines.errors import BaselineError
 from baselines.foreign import Meta
+from baselines.gmn_lim import from_official as gmn_lim
 from baselines.nfn import from_official as nfn
 from baselines.scalegmn import from_official as scalegmn
 from baselines.statnet import from_official as statnet
@@ -24,6 +25,7 @@ _LOADERS: dict[str, Loader] = {
     "AllanYangZhou/nfn/experiments/models.py:InvariantNFN": nfn,
     "AllanYangZhou/nfn/experiments/models.py:StatNet": statnet,
     "AllanYangZhou/nfn/experiments/stylize_models.py:TransferNet": nfn,
+    "cptq/graph_metanetworks/gmn/feature_extractor_gmn.py:GraphPredGen": gmn_lim,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN": scalegmn,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN_equiv": scalegmn,
 }

@@ -12,6 +12,7 @@ from torch import nn
 from baselines.errors import BaselineError
 from baselines.flat_mlp import FlatMLP
 from baselines.gmn import PermutationGMN
+from baselines.gmn_lim import LimGMN
 from baselines.scalegmn import PermutationScaleGMN, ScaleGMN, ScaleGMNAsPublished
 from baselines.statnn import StatNN
 from graphnfn.spec import NetSpec
@@ -21,6 +22,7 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "statnn": StatNN,
         "flat_mlp": FlatMLP,
         "gmn": PermutationGMN,
+        "gmn_lim": LimGMN,
         "scalegmn": ScaleGMN,
         "scalegmn_as_published": ScaleGMNAsPublished,
         "scalegmn_permutation": PermutationScaleGMN,

@@ -10,6 +10,7 @@ from functools import reduce
 from baselines.errors import BaselineError
 from graphnfn.activations import Activation, Gauge
 from graphnfn.spec import Block, NetSpec
+from graphnfn.traced import TracedSpec
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Extent:
 
 
 def _extent(spec: NetSpec) -> Extent:
+    if isinstance(spec, TracedSpec):
+        raise BaselineError("expected networks made of layers; got a traced one: convert it without example_input")
     inputs, outputs = ([g.size for g in spec.groups if g.role == role] for role in ("input", "output"))
     if len(inputs) != 1 or len(outputs) != 1:
         raise BaselineError(

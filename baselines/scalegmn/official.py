@@ -84,6 +84,7 @@ def from_official(meta: Meta, state: Mapping[str, Tensor]) -> nn.Module:
     settings = meta["constructor"].get("full", meta["constructor"])
     specs = meta.get("specs") or [official_spec(meta)]
     model = _build(specs, settings, editor=meta["class_path"].endswith("_equiv"))
+    model.to(next(iter(state.values()), torch.empty(0)).dtype)
     load_strict(model, rename(state, "scale" if settings["symmetry"] == "scale" else "sign"))
     return model
 

@@ -21,6 +21,7 @@ from baselines.scalegmn import (
     ScaleGMNEditorAsPublished,
 )
 from baselines.weight_space import WeightSpace
+from converters import convert
 from graphnfn.activations import Activation
 from graphnfn.chain import ChainBuilder, mlp_spec, small_cnn_spec
 from graphnfn.effective import fold_norms
@@ -335,6 +336,16 @@ def test_it_learns_the_size_of_the_output(bidirectional: bool) -> None:
 def test_networks_that_it_cannot_read(specs: list[NetSpec], message: str) -> None:
     with pytest.raises(BaselineError, match=message):
         ScaleGMN(specs, 1, **SMALL)
+
+
+def test_traced_networks_are_refused() -> None:
+    module = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 1))
+    traced = convert(module, example_input=torch.ones(1, 2))
+    for made in (ScaleGMN, PermutationScaleGMN):
+        with pytest.raises(BaselineError, match="convert it without example_input"):
+            made(traced.specs, 1, **SMALL)
+        with pytest.raises(BaselineError, match="convert it without example_input"):
+            made([mlp_spec([2, 4, 1], "relu")], 1, **SMALL)(traced)
 
 
 @pytest.mark.parametrize(
