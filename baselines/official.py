@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from baselines.dws import from_official as dws
 from baselines.errors import BaselineError
 from baselines.foreign import Meta
 from baselines.gmn_lim import from_official as gmn_lim
@@ -18,6 +19,8 @@ from graphnfn.spec import NetSpec
 Loader = Callable[[Meta, Mapping[str, Tensor]], nn.Module]
 
 _LOADERS: dict[str, Loader] = {
+    "AvivNavon/DWSNets/nn/models.py:DWSModel": dws,
+    "AvivNavon/DWSNets/nn/models.py:DWSModelForClassification": dws,
     "AllanYangZhou/nfn/nfn/layers/layers.py:NPLinear": nfn,
     "AllanYangZhou/nfn/nfn/layers/layers.py:HNPLinear": nfn,
     "AllanYangZhou/nfn/nfn/layers/layers.py:NPPool": nfn,

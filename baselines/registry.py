@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
+from baselines.dws import DeepSetsDWSEditor, DeepSetsDWSNet, DWSEditor, DWSNet
 from baselines.errors import BaselineError
 from baselines.flat_mlp import FlatMLP
 from baselines.gmn import PermutationGMN
 from baselines.gmn_lim import LimGMN
+from baselines.nfn import (
+    HNPEditor,
+    HNPInvariant,
+    NPEditor,
+    NPInvariant,
+    PositionedNPInvariant,
+    PositionedNPInvariantAsPublished,
+)
 from baselines.scalegmn import PermutationScaleGMN, ScaleGMN, ScaleGMNAsPublished
+from baselines.statnet import StatNet
 from baselines.statnn import StatNN
 from graphnfn.spec import NetSpec
 
@@ -22,11 +32,23 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "statnn": StatNN,
         "flat_mlp": FlatMLP,
         "gmn": PermutationGMN,
+        "statnet": StatNet,
+        "nfn_hnp": HNPInvariant,
+        "nfn_np": NPInvariant,
+        "nfn_np_places": PositionedNPInvariant,
+        "nfn_np_as_published": PositionedNPInvariantAsPublished,
+        "dws": DWSNet,
+        "dws_deepsets": DeepSetsDWSNet,
         "gmn_lim": LimGMN,
         "scalegmn": ScaleGMN,
         "scalegmn_as_published": ScaleGMNAsPublished,
         "scalegmn_permutation": PermutationScaleGMN,
     }
+)
+
+
+_EDITORS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
+    {"nfn_hnp": HNPEditor, "nfn_np": NPEditor, "dws": DWSEditor, "dws_deepsets": DeepSetsDWSEditor}
 )
 
 
@@ -57,13 +79,52 @@ def build(name: str, *, out: int, specs: Iterable[NetSpec], **overrides: Any) ->
         >>> type(build("statnn", out=1, specs=[mlp_spec([2, 8, 1], "relu")], hidden=16)).__name__
         'StatNN'
     """
-    if name not in _BASELINES:
-        raise BaselineError(f"unknown baseline {name!r}; known: {', '.join(names())}")
-    known = [p for p in inspect.signature(_BASELINES[name]).parameters if p not in ("out", "specs")]
+    return _make(_BASELINES, name, specs, overrides, out=out)
+
+
+def editor_names() -> tuple[str, ...]:
+    """All baselines that edit networks.
+
+    Example:
+        >>> "nfn_hnp" in editor_names()
+        True
+    """
+    return tuple(_EDITORS)
+
+
+def build_editor(name: str, *, specs: Iterable[NetSpec], **overrides: Any) -> nn.Module:
+    """A baseline that maps networks to edited networks.
+
+    Args:
+        name: one of :func:`editor_names`.
+        specs: every architecture that it shall read.
+        overrides: the baseline's own arguments.
+
+    Raises:
+        BaselineError: an unknown name or argument, or architectures that this baseline cannot read.
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> type(build_editor("dws", specs=[mlp_spec([2, 8, 8, 1], "sin")], width=8)).__name__
+        'DWSEditor'
+    """
+    return _make(_EDITORS, name, specs, overrides)
+
+
+def _make(
+    table: Mapping[str, Callable[..., nn.Module]],
+    name: str,
+    specs: Iterable[NetSpec],
+    overrides: Mapping[str, Any],
+    **given: Any,
+) -> nn.Module:
+    if name not in table:
+        raise BaselineError(f"unknown baseline {name!r}; known: {', '.join(table)}")
+    known = [p for p in inspect.signature(table[name]).parameters if p not in ("specs", *given)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
         raise BaselineError(f"baseline {name!r} has no argument {', '.join(unknown)}; it takes {', '.join(known)}")
     specs = tuple(dict.fromkeys(specs))
     if not specs:
         raise BaselineError(f"baseline {name!r} got no specs: give the architectures that it shall read")
-    return _BASELINES[name](specs=specs, out=out, **overrides)
+    return table[name](specs=specs, **given, **overrides)

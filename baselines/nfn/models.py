@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from baselines.nfn.encodings import Encoding, NormalizeEntries, NormalizeTensors, TensorScale
+from baselines.nfn.encodings import Encoding, NormalizeEntries, TensorScale
 from baselines.nfn.layers import HNPLinear, HNPPool, NPLinear, PositionedNPLinear
+from baselines.normalize import NormalizeTensors
 from baselines.weight_space import ChainForm, WeightSpace, add, common_ends, in_order, parts_like
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
