@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 import torch
@@ -208,8 +209,8 @@ def test_settings_that_were_not_published(change: dict, words: str) -> None:
 @pytest.mark.parametrize("spec", [MLP, CNN, SHALLOW], ids=["mlp", "cnn", "two layers"])
 @pytest.mark.parametrize("name", ["NPLinear", "NPLinear with places", "HNPLinear", "NPPool", "HNPPool"])
 def test_the_published_package_agrees(name: str, spec: NetSpec) -> None:
-    """``nfn`` from PyPI, with its own random weights, where it is installed."""
-    layers, common = pytest.importorskip("nfn.layers"), pytest.importorskip("nfn.common")
+    """``nfn`` 0.1.2 from PyPI, with its own random weights."""
+    layers, common = import_module("nfn.layers"), import_module("nfn.common")
     form = chain_form(spec)
     space = WeightSpace(
         tuple(torch.randn(3, 2, *form.weight_shape(i), dtype=torch.float64) for i in range(form.depth)),
