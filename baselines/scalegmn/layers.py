@@ -132,7 +132,9 @@ class Direction(nn.Module):
         factor, base = (x.factor, x.base) if isinstance(x, Scaled) else (None, x)
         length = torch.linalg.vector_norm(base, dim=-1, keepdim=True)
         length = length if factor is None else factor.abs() * length
-        length = length.masked_fill(length == 0, 1.0) + self.eps  # where nothing comes in, 0 / 1 has a gradient
+        # where nothing comes in, or only what weight decay leaves, 0 / 1 has a gradient; 1 / length^2 must be finite
+        dead = length < torch.finfo(length.dtype).tiny ** 0.4
+        length = length.masked_fill(dead, 1.0) + self.eps
         return torch.addcmul(bias, F.linear(base, weight), (1.0 if factor is None else factor) / length)
 
 
