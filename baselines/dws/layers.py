@@ -1,7 +1,7 @@
 """DWS layers: for every pair of parameter tensors, a map that commutes with permutations of hidden neurons.
 
 Navon, Shamsian, Achituve, Fetaya, Chechik, Maron, "Equivariant Architectures for Learning in Deep Weight Spaces"
-(2023), arXiv 2301.12780: section 4 and its tables of blocks, one per pair of tensors.
+(2023), arXiv 2301.12780: the characterisation of all affine equivariant layers, block by block.
 
 All blocks follow from one rule. A tensor has axes of hidden neurons, which permutations move, and axes of inputs or
 outputs, which stay and are counted as features. A block from S to T pools S over the hidden axes that T does not have,

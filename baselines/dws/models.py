@@ -136,7 +136,16 @@ class DWSNet(_DWSNet):
 
 
 class DeepSetsDWSNet(DWSNet):
-    """:class:`DWSNet` with DeepSets in place of attention; ``heads`` means nothing here.
+    """:class:`DWSNet` with DeepSets in place of attention.
+
+    Args:
+        specs: architectures that it shall read.
+        out: numbers predicted per network.
+        width: channels.
+        layers: DWS layers behind the first one.
+        pool: max, mean or sum, in blocks, DeepSets and in the end.
+        batch_norm: behind all DWS layers but the last.
+        normalize: standardise the weights first.
 
     Example:
         >>> from graphnfn.chain import mlp_spec
@@ -145,6 +154,20 @@ class DeepSetsDWSNet(DWSNet):
         >>> DeepSetsDWSNet([spec], out=3, width=8)(random_graph(spec, networks=5, dtype=torch.float32)).shape
         torch.Size([5, 3])
     """
+
+    def __init__(
+        self,
+        specs: Sequence[NetSpec],
+        out: int,
+        *,
+        width: int = 32,
+        layers: int = 4,
+        pool: str = "max",
+        batch_norm: bool = True,
+        normalize: bool = False,
+    ) -> None:
+        settings = {"width": width, "layers": layers, "pool": pool, "batch_norm": batch_norm, "normalize": normalize}
+        super().__init__(specs, out, heads=1, **settings)
 
     @staticmethod
     def set_map(pool: str, heads: int) -> SetMap:
@@ -201,7 +224,28 @@ class DWSEditor(_DWSNet):
 
 
 class DeepSetsDWSEditor(DWSEditor):
-    """:class:`DWSEditor` with DeepSets in place of attention; ``heads`` means nothing here."""
+    """:class:`DWSEditor` with DeepSets in place of attention.
+
+    Args:
+        specs: architectures that it shall read.
+        width: channels.
+        layers: DWS layers behind the first one.
+        pool: max, mean or sum, in blocks and DeepSets.
+        batch_norm: behind all DWS layers but the last.
+        scale: factor on the initial weights of all layers, so that edits start small.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[NetSpec],
+        *,
+        width: int = 32,
+        layers: int = 2,
+        pool: str = "max",
+        batch_norm: bool = False,
+        scale: float = 1e-4,
+    ) -> None:
+        super().__init__(specs, width=width, layers=layers, pool=pool, heads=1, batch_norm=batch_norm, scale=scale)
 
     @staticmethod
     def set_map(pool: str, heads: int) -> SetMap:

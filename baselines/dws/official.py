@@ -46,11 +46,11 @@ def from_official(meta: Meta, state: Mapping[str, Tensor]) -> nn.Module:
     for name, only in _PUBLISHED.items():
         if given.get(name, only) != only:
             raise BaselineError(f"official setting {name}={given[name]!r} is not supported: give weights with {only!r}")
-    settings = {
+    settings = {"heads": given["num_heads"]} if given["set_layer"] == "sab" else {}
+    settings |= {
         "width": given["hidden_dim"],
         "layers": given["n_hidden"],
         "pool": given["reduction"],
-        "heads": given["num_heads"],
         "batch_norm": given["bn"],
     }
     specs, sets = [official_spec(meta)], given["set_layer"]

@@ -40,7 +40,7 @@ class FourierFeatures(nn.Module):
 
 
 class PositionEncoding(nn.Module):
-    """Sines and cosines of the places of inputs, outputs and layers as further channels (appendix on IO encoding).
+    """Sines and cosines of the places of inputs, outputs and layers as further channels.
 
     A place p in [-1, 1] becomes ``(sin(pi s p), cos(pi s p), p)`` with ``bands`` factors s from 1 to max_freq / 2.
 

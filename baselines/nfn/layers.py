@@ -1,8 +1,7 @@
 """NF-layers: linear maps between weight-space features that commute with permutations of neurons.
 
 Zhou, Yang, Burns, Cardace, Jiang, Sokota, Kolter, Finn, "Permutation Equivariant Neural Functionals" (2023),
-arXiv 2302.14040: section 3.1 (HNP, the symmetry of hidden neurons), section 3.2 (NP, the larger group that moves
-inputs and outputs too, with encodings to undo that), section 3.3 (pooling).
+arXiv 2302.14040: NP, the group that moves inputs and outputs too (eq. 2), HNP, that of hidden neurons (tables 8 to 11).
 
 Features here have their channels last and kernel entries among the channels, as ``WeightSpace.channels_last`` gives
 them: weights ``[B, n_out, n_in, C * taps]``, biases ``[B, n_out, C]``. Only the numbers of inputs, outputs, layers and
@@ -19,7 +18,7 @@ from baselines.weight_space import ChainForm, WeightSpace
 
 
 class NPLinear(nn.Module):
-    """The NP layer: each output weight hears its own entry, its two neurons, and everything (table 1, eq. 5).
+    """The NP layer: each output weight hears its own entry, its two neurons, and everything (eq. 2).
 
     ``W'_l[j, i] = a W_l[j, i] + b (row and column means at j) + c (those at i) + d (all means)`` and the same for
     biases, with one matrix over channels and taps per layer and arrow. It commutes with permutations of all groups of
@@ -105,7 +104,7 @@ class PositionedNPLinear(NPLinear):
 
 
 class HNPLinear(nn.Module):
-    """The HNP layer: as NP, but inputs and outputs stay distinguishable (appendix, tables for the HNP group).
+    """The HNP layer: as NP, but inputs and outputs stay distinguishable (tables 8 to 11).
 
     The first weights are features of the first hidden neurons, ``[n_1, C n_0]``; the last weights are features of the
     last hidden neurons, ``[n_(L-1), C n_L]``; the last bias is a feature of the whole network. All others as in
