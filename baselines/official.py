@@ -11,6 +11,7 @@ from baselines.dws import from_official as dws
 from baselines.errors import BaselineError
 from baselines.foreign import Meta
 from baselines.gmn_lim import from_official as gmn_lim
+from baselines.monomial import from_official as monomial
 from baselines.nfn import from_official as nfn
 from baselines.scalegmn import from_official as scalegmn
 from baselines.statnet import from_official as statnet
@@ -28,6 +29,12 @@ _LOADERS: dict[str, Loader] = {
     "AllanYangZhou/nfn/experiments/models.py:InvariantNFN": nfn,
     "AllanYangZhou/nfn/experiments/models.py:StatNet": statnet,
     "AllanYangZhou/nfn/experiments/stylize_models.py:TransferNet": nfn,
+    "MathematicalAI-NUS/Monomial-NFN/nfn/layers/layers.py:HNPSLinear": monomial,
+    "MathematicalAI-NUS/Monomial-NFN/nfn/layers/layers.py:HNPS_SirenLinear": monomial,
+    "MathematicalAI-NUS/Monomial-NFN/nfn/layers/layers.py:HNPSPool": monomial,
+    "MathematicalAI-NUS/Monomial-NFN/experiments/models.py:InvariantNFN": monomial,
+    "MathematicalAI-NUS/Monomial-NFN/experiments/models.py:InvariantNFN_HNPS": monomial,
+    "MathematicalAI-NUS/Monomial-NFN/experiments/stylize_models.py:TransferNet": monomial,
     "cptq/graph_metanetworks/gmn/feature_extractor_gmn.py:GraphPredGen": gmn_lim,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN": scalegmn,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN_equiv": scalegmn,

@@ -14,6 +14,15 @@ from baselines.errors import BaselineError
 from baselines.flat_mlp import FlatMLP
 from baselines.gmn import PermutationGMN
 from baselines.gmn_lim import LimGMN
+from baselines.monomial import (
+    HNPMonomialSiren,
+    MonomialEditor,
+    MonomialEditorAsPublished,
+    MonomialNFN,
+    NPMonomialSiren,
+    SignMonomialNFN,
+    UnitMonomialSiren,
+)
 from baselines.nfn import (
     HNPEditor,
     HNPInvariant,
@@ -43,12 +52,24 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "scalegmn": ScaleGMN,
         "scalegmn_as_published": ScaleGMNAsPublished,
         "scalegmn_permutation": PermutationScaleGMN,
+        "monomial": MonomialNFN,
+        "monomial_sign": SignMonomialNFN,
+        "monomial_siren": HNPMonomialSiren,
+        "monomial_siren_np": NPMonomialSiren,
+        "monomial_siren_unit": UnitMonomialSiren,
     }
 )
 
 
 _EDITORS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
-    {"nfn_hnp": HNPEditor, "nfn_np": NPEditor, "dws": DWSEditor, "dws_deepsets": DeepSetsDWSEditor}
+    {
+        "nfn_hnp": HNPEditor,
+        "nfn_np": NPEditor,
+        "dws": DWSEditor,
+        "dws_deepsets": DeepSetsDWSEditor,
+        "monomial": MonomialEditor,
+        "monomial_as_published": MonomialEditorAsPublished,
+    }
 )
 
 
