@@ -11,6 +11,7 @@ from baselines.dws import from_official as dws
 from baselines.errors import BaselineError
 from baselines.foreign import Meta
 from baselines.gmn_lim import from_official as gmn_lim
+from baselines.magep import from_official as magep
 from baselines.monomial import from_official as monomial
 from baselines.nfn import from_official as nfn
 from baselines.scalegmn import from_official as scalegmn
@@ -29,6 +30,10 @@ _LOADERS: dict[str, Loader] = {
     "AllanYangZhou/nfn/experiments/models.py:InvariantNFN": nfn,
     "AllanYangZhou/nfn/experiments/models.py:StatNet": statnet,
     "AllanYangZhou/nfn/experiments/stylize_models.py:TransferNet": nfn,
+    "Fsoft-AIC/MAGEP-NFN/nfn/layers/equiv_layers.py:HNPSLinear": magep,
+    "Fsoft-AIC/MAGEP-NFN/nfn/layers/equiv_layers.py:HNPSMixerLinear": magep,
+    "Fsoft-AIC/MAGEP-NFN/nfn/layers/inv_layers.py:HNPSMixerInv": magep,
+    "Fsoft-AIC/MAGEP-NFN/experiments/models.py:HNPSMixer_Inv": magep,
     "MathematicalAI-NUS/Monomial-NFN/nfn/layers/layers.py:HNPSLinear": monomial,
     "MathematicalAI-NUS/Monomial-NFN/nfn/layers/layers.py:HNPS_SirenLinear": monomial,
     "MathematicalAI-NUS/Monomial-NFN/nfn/layers/layers.py:HNPSPool": monomial,

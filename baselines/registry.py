@@ -14,6 +14,7 @@ from baselines.errors import BaselineError
 from baselines.flat_mlp import FlatMLP
 from baselines.gmn import PermutationGMN
 from baselines.gmn_lim import LimGMN
+from baselines.magep import MagepNFN, SignMagepNFN
 from baselines.monomial import (
     HNPMonomialSiren,
     MonomialEditor,
@@ -57,6 +58,8 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "monomial_siren": HNPMonomialSiren,
         "monomial_siren_np": NPMonomialSiren,
         "monomial_siren_unit": UnitMonomialSiren,
+        "magep": MagepNFN,
+        "magep_sign": SignMagepNFN,
     }
 )
 
