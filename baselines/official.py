@@ -11,6 +11,7 @@ from baselines.dws import from_official as dws
 from baselines.errors import BaselineError
 from baselines.foreign import Meta
 from baselines.gmn_lim import from_official as gmn_lim
+from baselines.lol import from_official as lol
 from baselines.magep import from_official as magep
 from baselines.monomial import from_official as monomial
 from baselines.nfn import from_official as nfn
@@ -43,6 +44,7 @@ _LOADERS: dict[str, Loader] = {
     "cptq/graph_metanetworks/gmn/feature_extractor_gmn.py:GraphPredGen": gmn_lim,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN": scalegmn,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN_equiv": scalegmn,
+    "moeputt/LoL/diffusion/models/models.py:GLInvariantMLP": lol,
 }
 
 
