@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from converters import safefile, torchfile
+from converters import safefile, scriptfile, torchfile
 from converters.archive import replacing
 from converters.places import Place, cast
 from converters.statedicts import state_dict_of
 from graphnfn.errors import ConversionError
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".jit")
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
 """What torch.compile, FSDP and activation checkpointing put into names, at any depth."""
 _PREFIXES = ("module.", "model.")
@@ -99,6 +99,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.suffix == ".safetensors":
         tensors, aliases = safefile.read(path), safefile.shared(path)
         return Checkpoint(tensors, plain_names(tensors), aliases)
+    if scriptfile.is_script(path):
+        tensors, places = scriptfile.read(path)
+        first: dict[Place, str] = {}
+        aliases = {name: first[p] for name, p in places.items() if first.setdefault(p, name) != name}
+        return Checkpoint(tensors, plain_names(tensors), aliases)
     if torchfile.is_zip(path):
         for name, place in _index(path).items():
             if not place.fits:
@@ -106,12 +111,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                     f"{path}: {name!r} declares the shape {place.shape}, and {place.length} bytes; save it again"
                 )
     tensors = state_dict_of(torchfile.load(path), str(path))
-    first: dict[tuple, str] = {}
+    known: dict[tuple, str] = {}
     aliases = {}
     for name, tensor in tensors.items():
         key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if _plain(tensor) else (name,)
-        if tensor.numel() and first.setdefault(key, name) != name:
-            aliases[name] = first[key]
+        if tensor.numel() and known.setdefault(key, name) != name:
+            aliases[name] = known[key]
     return Checkpoint(tensors, plain_names(tensors), aliases)
 
 
@@ -133,6 +138,8 @@ def _index(path: Path) -> dict[str, Place]:
     """Where the tensors are; sparse and quantised ones have no place of their own."""
     if path.suffix == ".safetensors":
         return safefile.index(path)
+    if scriptfile.is_script(path):
+        return scriptfile.index(path)
     tensors = state_dict_of(torchfile.load(path, "meta"), str(path))
     found = {name: torchfile.place_of(tensor) for name, tensor in tensors.items()}
     return {name: place for name, place in found.items() if place is not None}

@@ -85,7 +85,10 @@ def convert(  # noqa: PLR0913 - one door for every source
     if loaded is not None:
         return _traced(loaded, fold_norm=fold_norm, verify=verify, strict=strict)
     if inputs is not None:
-        raise ConversionError("example_input= runs a module; a state dict cannot run: drop it, or give module= too")
+        raise ConversionError(
+            "example_input= runs a module; a state dict cannot run: drop it, or give module= too (a TorchScript file's "
+            "own program is not run: where you trust it, convert torch.jit.load(path))"
+        )
     if omega is not None and activation not in ("sin", "cos"):
         raise ConversionError(f"omega={omega} goes with activation='sin' or 'cos', not with {activation!r}")
     tensors = tensors_of(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BufferedRandom
+from io import BufferedRandom, BufferedReader
 
 import torch
 from torch import Tensor
@@ -39,6 +39,18 @@ class Place:
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         inside = min(self.offset, *self.stride, 0) >= 0 and (last + 1) * self.dtype.itemsize <= self.length
         return inside and torch.Size(self.shape).numel() * self.dtype.itemsize <= self.length
+
+    def storage(self, file: BufferedReader) -> Tensor:
+        """The whole stretch, as one axis of entries.
+
+        Raises:
+            ConversionError: the file ends before.
+        """
+        stretch = bytearray(self.length)
+        file.seek(self.start)
+        if file.readinto(stretch) != self.length:
+            raise ConversionError("the file ends before its last tensor; save it again")
+        return torch.frombuffer(stretch, dtype=self.dtype) if stretch else torch.empty(0, dtype=self.dtype)
 
     def write(self, file: BufferedRandom, value: Tensor) -> None:
         """Put values into the file; the bytes between them stay."""

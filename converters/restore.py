@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from converters.convert import Source, tensors_of
+from converters.files import write_like
 from converters.modules import module_spec
 from converters.tensors import tensors_spec
 from graphnfn.activations import Activation
@@ -63,6 +66,29 @@ def restore(graph: NeuralGraph, like: Source) -> dict[str, Tensor]:
     ):
         _neutralise(out, params, extra, _spec_of(like, tensors))
     return out
+
+
+def restore_file(graph: NeuralGraph, like: str | Path, output: str | Path) -> None:
+    """Write :func:`restore` as a file (or folder) of the format of ``like``; every other byte stays as it is there.
+
+    Args:
+        graph: one network.
+        like: the checkpoint that it was converted from, in any format; it is left alone.
+        output: the new checkpoint; it appears whole or not at all.
+
+    Raises:
+        ConversionError: as :func:`restore`, or ``output`` cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from converters import convert
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(nn.Sequential(nn.Linear(2, 8)).state_dict(), f"{folder}/a.pt")
+        ...     restore_file(convert(f"{folder}/a.pt"), f"{folder}/a.pt", f"{folder}/b.pt")
+        ...     Path(f"{folder}/a.pt").read_bytes() == Path(f"{folder}/b.pt").read_bytes()
+        True
+    """
+    write_like(Path(like), restore(graph, like=like), Path(output))
 
 
 def _follow_ties(out: dict[str, Tensor], params: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from converters.checkpoints import read_checkpoint
 from converters.statedicts import state_dict_of as state_dict_of
 from graphnfn.errors import ConversionError
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".jit")
 """Of files that may be a plain MLP's or CNN's; ``.bin`` is a part of Hugging Face folders only."""
 
 

@@ -65,8 +65,6 @@ def _check_archive(path: Path) -> None:
     """``torch.save`` does not pack: what is unpacked is no larger than the file."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    if any(member.filename.endswith("/constants.pkl") for member in members):
-        raise ConversionError(f"{path}: is TorchScript, which holds code: load it with torch.jit.load, give the module")
     packed = next((m.filename for m in members if m.compress_type != zipfile.ZIP_STORED), None)
     if packed:
         raise ConversionError(f"{path}: {packed} is packed; torch.save does not do that: load and save it again")

@@ -138,9 +138,12 @@ class AttaCut(Architecture):
 
 
 class SileroVAD(Architecture):
-    """silero-vad 6.2.3 at 16 kHz: a learned spectrum, four convolutions, an LSTM cell; one window of sound."""
+    """silero-vad 6.2.3 at 16 kHz: a learned spectrum, four convolutions, an LSTM from window to window of sound.
 
-    inputs = ((2, 576), (2, 128), (2, 128))
+    Inputs are windows ``[T, 576]`` and the states ``[1, 1, 128]`` before the first, as of its ONNX file for sequences.
+    """
+
+    inputs = ((3, 576), (1, 1, 128), (1, 1, 128))
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,5 +160,7 @@ class SileroVAD(Architecture):
         x = torch.sqrt(real**2 + imaginary**2)
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = torch.relu(conv(x))
-        h, c = self.lstm_cell(x.squeeze(-1), (h, c))
-        return torch.sigmoid(self.final_conv(torch.relu(h)[..., None])), h, c
+        cell = self.lstm_cell
+        weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+        x, h, c = torch.lstm(x.mT, (h, c), weights, True, 1, 0.0, False, False, False)
+        return torch.sigmoid(self.final_conv(torch.relu(x).mT)).flatten(), h, c

@@ -123,9 +123,10 @@ def restore(
     output: Annotated[Path, typer.Option("--output", "-o", help="The new checkpoint, of the same format.")],
 ) -> None:
     """Write a graph's weights back into the format of its checkpoint."""
-    from experiments.sources import restore_file
+    from converters import restore_file
+    from graphnfn.io import load
 
-    restore_file(graph, like, output)
+    restore_file(load(graph), like, output)
     out.print(str(output), highlight=False)
 
 
@@ -194,6 +195,33 @@ def zoo_build(
 
     build_zoo(name, output, size=size, seed=seed)
     out.print(str(output), highlight=False)
+
+
+@zoo_app.command("import")
+def zoo_import(
+    layout: Annotated[str, typer.Argument(help="small-cnn-zoo, dwsnets-mnist, nfn-siren, ...: see docs/zoos.md.")],
+    path: Annotated[Path, typer.Argument(help="The public zoo.")],
+    settings: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. order=cifar10_split.csv")] = None,  # noqa: UP045
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of our zoo.")] = Path("runs/zoo"),
+) -> None:
+    """Read a public zoo in its own layout; nothing in it is unpickled."""
+    from converters.public_zoos import import_zoo
+
+    out.print(f"{output}: {import_zoo(layout, path, output, settings or ())}", highlight=False, markup=False)
+
+
+@zoo_app.command("export")
+def zoo_export(
+    layout: Annotated[str, typer.Argument(help="small-cnn-zoo, dwsnets-mnist, dwsnets-fmnist or nfn-siren.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of our zoo.")],
+    settings: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. resplit=0")] = None,  # noqa: UP045
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the public layout.")] = Path("runs/export"),
+) -> None:
+    """Write a zoo in a public layout, so that published codes run on it."""
+    from converters.public_zoos import export_zoo
+    from graphnfn.zoo import Zoo
+
+    out.print(export_zoo(layout, Zoo.open(folder), output, settings or ()), highlight=False, markup=False)
 
 
 def main() -> None:

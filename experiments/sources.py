@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from converters import convert, restore
-from converters.files import write_like
+from converters import convert
 from converters.verify import Verification, verify_graph
 from experiments.errors import ExperimentError
 from graphnfn import io
@@ -72,15 +71,6 @@ def _example(shape: str) -> Tensor:
 def check(graph: NeuralGraph) -> Verification | None:
     """The symmetry of a traced network, checked on its weights; None for chains, whose rules hold for any weights."""
     return verify_graph(graph)[1] if isinstance(graph.spec, TracedSpec) else None
-
-
-def restore_file(graph_path: Path, like: Path, output: Path) -> None:
-    """Write the weights of a saved graph in the format of the checkpoint that it came from.
-
-    Raises:
-        GraphNFNError: a file is missing or does not fit.
-    """
-    write_like(like, restore(io.load(graph_path), like=like), output)
 
 
 def save_plot(graph: NeuralGraph, path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from converters.gauge import algebra, shapes
 from converters.gauge.calls import Call, rule
 from converters.gauge.system import Ints
-from converters.gauge.values import Factor, Value, freeze_all
+from converters.gauge.values import Factor, Value, freeze, freeze_all
 
 _GATES = {"lstm": (4, 2), "gru": (3, 2), "rnn_tanh": (1, 0), "rnn_relu": (1, 0)}
 """Number of gates, and which of them is the candidate: its sign is the neuron's sign."""
@@ -21,22 +21,45 @@ def recurrent(c: Call) -> Any:
     x, state, params, biases, layers = c.args[:5]
     both = c.args[7]
     gates, _ = _GATES[c.why]
-    per = 4 if biases else 2
     directions = 2 if both else 1
+    per = len(params) // (layers * directions)  # one more where states are projected
     starts = list(state) if isinstance(state, (list, tuple)) else [state]
-    if len(params) != per * layers * directions or any(not s.zero for s in starts):
-        for v in (x, *starts, *params):
-            freeze_all(c.system, v, "a recurrent layer with projections or initial states")
-        return None
-    value, ends = x, []
+    value, ends, cells = x, [], []
     for layer in range(layers):
         for d in range(directions):
             at = per * (layer * directions + d)
-            ends.append(_direction(c, value, params[at : at + per], gates))
+            inner = _neurons(c, gates, params[at : at + per])
+            tail = params[at + per - 1] if per > (4 if biases else 2) else None
+            ends.append(inner if tail is None else _projected(c, inner, tail))
+            cells.append(inner)
+            _tie(c, value, params[at : at + per - (tail is not None)], gates, (inner, ends[-1]))
+            for start, neurons in zip(starts, (ends[-1], inner), strict=False):
+                _begin(c, start, layer * directions + d, neurons)
         shape = (*value.shape[:-1], ends[-1].atoms.shape[0])
         parts = [Value(shape, (f.on(len(shape) - 1),)) for f in ends[-directions:]]
         value = shapes.cat(c.system, parts, -1)
-    return [Value(c.shape[0], value.factors), *(_final(ends, s) for s in c.shape[1:])]
+    finals = zip((ends, cells), c.shape[1:], strict=False)
+    return [Value(c.shape[0], value.factors), *(_final(neurons, shape) for neurons, shape in finals)]
+
+
+def _begin(c: Call, start: Value, row: int, neurons: Factor) -> None:
+    """The first state or cell of one direction has its neurons and their scales; one from outside stays as it is."""
+    if start.zero:
+        return
+    state = shapes.take(start, 0, lambda entries: entries[row], None)
+    last = len(state.shape) - 1
+    inner = state.factor(last)
+    for f in state.without(inner):
+        freeze(c.system, f, "a recurrent layer starts there")
+    if inner is not None and inner.axes == (last,):
+        c.system.same(inner.atoms, neurons.atoms)
+        c.system.balance((inner.cells, 1.0), (neurons.cells, -1.0), why=f"{c.why} starts there")
+        return
+    freeze(c.system, inner, "a recurrent layer starts there")
+    why = "the first state is not its own"
+    c.system.hold(neurons.cells, why)
+    if inner is not None or state.varies(last):
+        c.system.fix(neurons.atoms, why)
 
 
 def _final(ends: list[Factor], shape: tuple[int, ...]) -> Value:
@@ -47,29 +70,48 @@ def _final(ends: list[Factor], shape: tuple[int, ...]) -> Value:
     return Value(shape, (Factor((0, len(shape) - 1), atoms, cells),))
 
 
-def _direction(c: Call, x: Value, params: list[Value], gates: int) -> Factor:
-    """Tie one direction of one layer; gives its output neurons."""
-    system = c.system
-    into, back = params[0], params[1]
-    size = back.shape[1]
-    atoms = system.atoms(size)
-    cells = system.cells(atoms)
+def _neurons(c: Call, gates: int, params: list[Value]) -> Factor:
+    """New neurons of one direction of one layer."""
+    atoms = c.system.atoms(params[0].shape[0] // gates)
+    cells = c.system.cells(atoms)
     relu = c.why == "rnn_relu"
-    system.bend(atoms, c.why)
-    system.note(atoms, c.why)
-    system.hold(cells, f"{c.why} gates allow signs only" if not relu else "relu allows positive scales only",
-                scale=not relu, sign=relu)  # fmt: skip
+    c.system.bend(atoms, c.why)
+    c.system.note(atoms, c.why)
+    c.system.hold(cells, f"{c.why} gates allow signs only" if not relu else "relu allows positive scales only",
+                  scale=not relu, sign=relu)  # fmt: skip
+    return Factor((0,), atoms, cells)
+
+
+def _projected(c: Call, neurons: Factor, weight: Value) -> Factor:
+    """The state is a linear map of the neurons: any basis of it will do."""
+    algebra.contract(c.system, _vector(neurons), weight, 0, 1, [], c.why)
+    c.role(weight, dst=0, src=1)
+    rows = weight.factor(0)
+    if rows is None:  # a state of one number
+        atoms = c.system.atoms(1)
+        rows = Factor((0,), atoms, c.system.cells(atoms))
+        freeze(c.system, rows, "a state of one number")
+    return rows
+
+
+def _vector(neurons: Factor) -> Value:
+    size = neurons.atoms.shape[0]
+    return Value((size,), (neurons.on(0),) if size > 1 else ())
+
+
+def _tie(c: Call, x: Value, params: list[Value], gates: int, ends: tuple[Factor, Factor]) -> None:
+    """Tie one direction of one layer to its input, its neurons and the state that leads back."""
+    inner, state = ends
+    size = inner.atoms.shape[0]
     for value in params:
         rows = value.factor(0)
         if rows is None:
-            freeze_all(system, value, "a recurrent layer of one unit")
+            freeze_all(c.system, value, "a recurrent layer of one unit")
             continue
-        _rows(c, rows.atoms.reshape(gates, size), rows.cells.reshape(gates, size), atoms, cells)
+        _rows(c, rows.atoms.reshape(gates, size), rows.cells.reshape(gates, size), inner.atoms, inner.cells)
         c.role(value, dst=0, src=1 if len(value.shape) > 1 else None)
-    algebra.contract(system, x, into, -1, 1, [], c.why)
-    neurons = Value((size,), (Factor((0,), atoms, cells),) if size > 1 else ())
-    algebra.contract(system, neurons, back, 0, 1, [], c.why)
-    return Factor((0,), atoms, cells)
+    algebra.contract(c.system, x, params[0], -1, 1, [], c.why)
+    algebra.contract(c.system, _vector(state), params[1], 0, 1, [], c.why)
 
 
 def _rows(c: Call, rows: Ints, row_cells: Ints, atoms: Ints, cells: Ints) -> None:

@@ -9,6 +9,7 @@ from graphnfn.testing.draws import random_graph as random_graph
 from graphnfn.testing.draws import random_transform as random_transform
 from graphnfn.testing.equivariance import assert_equivariant as assert_equivariant
 from graphnfn.testing.equivariance import equivariance_error as equivariance_error
+from graphnfn.testing.isomorphism import assert_isomorphic as assert_isomorphic
 from graphnfn.testing.roundtrip import assert_roundtrip as assert_roundtrip
 from graphnfn.testing.separation import assert_separates as assert_separates
 from graphnfn.testing.separation import separating_transforms as separating_transforms

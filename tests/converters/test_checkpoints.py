@@ -255,17 +255,12 @@ def overlapping(tmp_path):
             archive.filelist[-1].filename = f"bad/data/{i}"
 
 
-def script(tmp_path):
-    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "bad.pt")
-
-
 BAD = {
     "code": (lambda p: torch.save({"w": Code()}, p / "bad.pt"), "more than tensors .*mkdir"),
     "module": (lambda p: torch.save(nn.Linear(1, 1), p / "bad.pt"), "more than tensors .*Linear"),
     "huge": (lambda p: declared((1 << 20, 1 << 20), (0, 0), p), "declares the shape"),
     "packed": (packed, "is packed"),
     "overlapping": (overlapping, "claim"),
-    "TorchScript": (script, "TorchScript"),
     "nothing": (lambda p: torch.save({"epoch": 3}, p / "bad.pt"), "expected a state dict"),
     "optimizer only": (lambda p: torch.save({"optimizer": {"m": torch.ones(1)}}, p / "bad.pt"), "expected a state"),
     "text": (lambda p: (p / "bad.pt").write_text("hello"), "damaged|more than"),

@@ -76,6 +76,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     ".npz": _npz,
     ".onnx": _onnx,
     ".h5": _keras,
+    ".jit": lambda p: torch.jit.script(_net()).save(str(p)),
 }  # fmt: skip
 
 
@@ -218,5 +219,5 @@ def test_mutated_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_mutated_files(tmp_path: Path) -> None:
-    """2,400 files."""
-    assert sum(_check(_convert_all(_files(tmp_path, 400))).values()) == 2400
+    """2,800 files."""
+    assert sum(_check(_convert_all(_files(tmp_path, 400))).values()) == 2800

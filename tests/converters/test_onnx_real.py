@@ -15,9 +15,13 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from safetensors.torch import save_file
 
+from converters import convert
 from converters.onnx import load_onnx, write_onnx
+from experiments.architectures import SileroVAD
 from graphnfn.errors import ConversionError
+from graphnfn.testing import assert_isomorphic
 
 RAPID, SILERO = "rapidocr-onnxruntime==1.4.4", "silero-vad==6.2.3"
 
@@ -192,6 +196,32 @@ def test_one_network_in_two_files(member):
     ]  # fmt: skip
     for kernel in kernels[0]:
         assert any(torch.equal(kernel, other) for other in kernels[1] if other.shape == kernel.shape)
+
+
+def test_one_network_in_three_files_is_one_graph(member, tmp_path):
+    """silero-vad's ONNX files are one graph; so is its safetensors file, whose weights are of another training."""
+    first, second = (convert(member(SILERO, FILES[f"silero_{kind}"].path)) for kind in ("sequence", "openvino"))
+    assert_isomorphic(first, second)
+    path = member(SILERO, "silero_vad/data/silero_vad_16k.safetensors")
+    network, inputs = SileroVAD().eval(), SileroVAD.examples()
+    third = convert(path, module=network, example_input=inputs)
+    assert [(g.size, g.gauge) for g in third.spec.groups] == [(g.size, g.gauge) for g in first.spec.groups]
+    with pytest.raises(AssertionError, match="no counterpart"):
+        assert_isomorphic(first, third)
+    own = dict(first.stacks()[0].tensors)  # the ONNX file's weights, in the layout of the other
+    lstm = {"weight_ih": "onnx::LSTM_209", "weight_hh": "onnx::LSTM_210"}
+    order = [0, 2, 3, 1]  # gates i o f c of ONNX as i f g o
+    state = {f"lstm_cell.{k}": own[v][0, 0].chunk(4) for k, v in lstm.items()}
+    halves = own["onnx::LSTM_211"][0, 0].chunk(2)
+    state |= {f"lstm_cell.bias_{k}": half.chunk(4) for k, half in zip(("ih", "hh"), halves, strict=True)}
+    state = {k: torch.cat([v[i] for i in order]) for k, v in state.items()}
+    plain = {"stft_conv.weight": "stft.forward_basis_buffer", "final_conv.weight": "output.weight"}
+    plain |= {"final_conv.bias": "output.bias"}
+    plain |= {f"conv{k + 1}.{p}": f"encoder.{k}.{p}" for k in range(4) for p in ("weight", "bias")}
+    state |= {k: own[v][0] for k, v in plain.items()}
+    save_file(state, tmp_path / "same.safetensors")
+    same = convert(tmp_path / "same.safetensors", module=network, example_input=inputs)
+    assert_isomorphic(first, same)
 
 
 def test_names_are_those_of_the_file(member):

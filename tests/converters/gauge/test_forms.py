@@ -20,13 +20,18 @@ class Reader(nn.Module):
         return self.out(self.core(x)[0])
 
 
-RECURRENT = {
+RECURRENT: dict[str, tuple] = {
     "lstm": (nn.LSTM, {}, ["8 permutation sign"]),
     "lstm stacked": (nn.LSTM, {"num_layers": 2, "bias": False}, ["2 x 8 permutation sign"]),
     "gru both ways": (nn.GRU, {"num_layers": 2, "bidirectional": True}, ["4 x 8 permutation sign"]),
     "rnn": (nn.RNN, {}, ["8 permutation sign"]),
     "rnn relu": (nn.RNN, {"nonlinearity": "relu"}, ["8 permutation positive"]),
-    "lstm with projection": (nn.LSTM, {"proj_size": 3}, []),
+    "lstm with projection": (nn.LSTM, {"proj_size": 3}, ["8 permutation sign", "3 permutation GL"]),
+    "stacked with projection": (
+        nn.LSTM,
+        {"proj_size": 3, "num_layers": 2, "bias": False, "bidirectional": True},
+        ["4 x 8 permutation sign", "4 x 3 permutation GL"],
+    ),
 }
 
 
@@ -53,6 +58,29 @@ class Final(nn.Module):
 def test_final_states(assert_law):
     """A cell is a sum of signed candidates: it has the sign of its neuron, too."""
     assert_law(Final(), SERIES, ["6 permutation GL", "4 x 7 permutation sign"])
+
+
+class Started(nn.Module):
+    """First states that are learned, computed by a layer, or given."""
+
+    def __init__(self, begin):
+        super().__init__()
+        self.begin, self.core, self.out = begin, nn.LSTM(5, 8, batch_first=True), nn.Linear(8, 3)
+        self.h, self.c, self.read = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(8)), nn.Linear(4, 8)
+
+    def forward(self, x, given):
+        learned = self.h.expand(1, 2, 8), self.c.expand(1, 2, 8)
+        states = {"learned": learned, "read": (torch.tanh(self.read(given))[None], learned[1])}
+        return self.out(self.core(x, states.get(self.begin, (learned[0], given.repeat(1, 2)[None])))[0])
+
+
+@pytest.mark.parametrize(
+    ("begin", "expected"),
+    [("learned", ["8 permutation sign"]), ("read", ["8 permutation sign"]), ("given", [])],
+)
+def test_first_states(begin, expected, assert_law):
+    given = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
+    assert_law(Started(begin), (*SERIES, given), expected)
 
 
 class Cells(nn.Module):
