@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
+from converters.public_zoos.listed import SPLITS, Entry, listed
 from converters.public_zoos.networks import (
     Network,
     Networks,
@@ -26,7 +25,6 @@ from converters.public_zoos.networks import (
     whole_number,
 )
 from converters.public_zoos.sirens import (
-    SPLITS,
     image_numbers,
     load_dict,
     require_sirens,
@@ -40,17 +38,8 @@ from graphnfn.zoo import Zoo
 KEYS = re.compile(r"seq\.(\d+)\.(weight|bias)")
 MNIST = re.compile(r"mnist_png_(training|testing)_(\d+)_(\d+)")
 FMNIST = re.compile(r"model_(\d+)\.pth")
-_MOST_BYTES = 1 << 28
 OFFSET = 0.5
 """The published networks compute their last layer plus this."""
-
-
-class Entry(NamedTuple):
-    """A file of the zoo, its split, and its label where the list of splits tells."""
-
-    file: Path
-    split: str
-    label: Any
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ class DWSNetsReader:
         require_folder(path)
         known = [p for p in (path / "splits.json", path / "mnist_splits.json") if p.is_file()]
         splits = self.splits or (known[0] if known else None)
-        entries = _listed(splits, path) if splits else _found(path)
+        entries = listed(splits, path, ("label",)) if splits else _found(path)
         about = {"layout": "dwsnets", "source": path.resolve().name, "output_offset": OFFSET, "omega_0": self.omega}
         return collect((self._network(path, entry) for entry in entries), about)
 
@@ -87,7 +76,7 @@ class DWSNetsReader:
         state = load_dict(entry.file)
         inside = state.pop("label", None)
         facts = _facts(entry.file)
-        label = next((x for x in (entry.label, inside, facts.pop("label", None)) if x is not None), None)
+        label = next((x for x in (entry.facts.get("label"), inside, facts.pop("label", None)) if x is not None), None)
         if label is None:
             raise ConversionError(f"{entry.file}: no label in the list of splits, the file or its name; add one")
         spec, tensors = siren_of(state, KEYS, self.omega, entry.file)
@@ -120,18 +109,18 @@ class DWSNetsMnistWriter:
         require_sirens(zoo, 30.0, ("label", "split"))
         labels, splits = zoo.labels("label").tolist(), split_names(zoo)
         prefix = self.prefix or folder.resolve().as_posix()
-        listed: dict[str, dict[str, list[str]]] = {name: {"path": [], "label": []} for name in SPLITS}
+        lists: dict[str, dict[str, list[str]]] = {name: {"path": [], "label": []} for name in SPLITS}
         names = [
             f"mnist_png_{part}ing_{label}_{image}/checkpoints/model_final.pth"
             for label, (part, image) in zip(labels, _images(zoo, splits), strict=True)
         ]
         for name, split, label in zip(names, splits, labels, strict=True):
-            listed[split]["path"].append(f"{prefix}/{name}")
-            listed[split]["label"].append(str(label))
+            lists[split]["path"].append(f"{prefix}/{name}")
+            lists[split]["label"].append(str(label))
         with fresh_folder(folder) as new:
             for row, spec, tensors in each_network(zoo):
                 save_siren(spec, tensors, [f"seq.{i}" for i in range(len(spec.blocks))], new / names[row], {})
-            (new / "mnist_splits.json").write_text(json.dumps(listed), encoding="utf-8")
+            (new / "mnist_splits.json").write_text(json.dumps(lists), encoding="utf-8")
         return f"dataset folder={folder} splits={folder / 'mnist_splits.json'} {_offset(zoo)}"
 
 
@@ -158,12 +147,12 @@ class DWSNetsFmnistWriter:
         require_sirens(zoo, 30.0, ("label", "split"))
         labels, splits = zoo.labels("label").tolist(), split_names(zoo)
         names = [f"{part}/model_{image}.pth" for part, image in _images(zoo, splits)]
-        listed = {s: [f"{self.prefix}/{n}" for n, mine in zip(names, splits, strict=True) if mine == s] for s in SPLITS}
+        lists = {s: [f"{self.prefix}/{n}" for n, mine in zip(names, splits, strict=True) if mine == s] for s in SPLITS}
         with fresh_folder(folder) as new:
             for row, spec, tensors in each_network(zoo):
                 layers = [f"seq.{i}" for i in range(len(spec.blocks))]
                 save_siren(spec, tensors, layers, new / names[row], {"label": labels[row]})
-            (new / "splits.json").write_text(json.dumps(listed), encoding="utf-8")
+            (new / "splits.json").write_text(json.dumps(lists), encoding="utf-8")
         return f"dataset folder={folder} splits={folder / 'splits.json'} {_offset(zoo)}"
 
 
@@ -198,58 +187,4 @@ def _found(root: Path) -> list[Entry]:
     """Networks without a list: what is in training folders is train, what is in testing folders is test."""
     mnist = sorted(root.glob("mnist_png_*/checkpoints/*.pth"))
     files = mnist or sorted(p for part in ("train", "test") for p in root.glob(f"{part}/model_*.pth"))
-    return [Entry(f, _facts(f).get("image_set", "train"), None) for f in files]
-
-
-def _listed(splits: Path, root: Path) -> list[Entry]:
-    entries = [
-        Entry(_resolved(root, name), split, label)
-        for split in SPLITS
-        for name, label in _paths(read_splits(splits).get(split, []), splits)
-    ]
-    files = [e.file for e in entries]
-    if len(set(files)) < len(files):
-        twice = Counter(files).most_common(1)[0][0]
-        raise ConversionError(f"{splits}: lists {twice} twice; a network belongs to one split")
-    return entries
-
-
-def read_splits(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of splits.
-
-    Raises:
-        ConversionError: it is missing, too large, or no JSON object.
-    """
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConversionError(f"{path}: has {path.stat().st_size} bytes; expected at most {_MOST_BYTES}")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, ConversionError):
-            raise
-        raise ConversionError(f"{path}: missing or no JSON ({str(error)[:200]}); give the file of splits") from error
-    if not isinstance(content, dict) or not set(content) & set(SPLITS):
-        raise ConversionError(f'{path}: expected {{"train": ..., "val": ..., "test": ...}}')
-    return content
-
-
-def _paths(part: Any, splits: Path) -> Iterator[tuple[str, Any]]:
-    names, labels = (part.get("path"), part.get("label")) if isinstance(part, dict) else (part, None)
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise ConversionError(f"{splits}: expected lists of paths under 'train', 'val' and 'test'")
-    if labels is not None and (not isinstance(labels, list) or len(labels) != len(names)):
-        raise ConversionError(f"{splits}: {len(names)} paths need as many labels")
-    return zip(names, labels or [None] * len(names), strict=True)
-
-
-def _resolved(root: Path, name: str) -> Path:
-    """The file below ``root`` whose path ends like ``name``, as much of it as possible."""
-    path = PurePosixPath(name)
-    parts = path.parts[1:] if path.is_absolute() else path.parts
-    if ".." in parts or not parts:
-        raise ConversionError(f"{name[:100]!r} in the list of splits leads out of the folder: correct it")
-    for k in range(len(parts)):
-        file = root.joinpath(*parts[k:])
-        if file.is_file():
-            return file
-    raise ConversionError(f"{name[:200]!r} is listed, but {root} has no such file: copy the whole zoo")
+    return [Entry(f, _facts(f).get("image_set", "train"), {}) for f in files]

@@ -72,7 +72,18 @@ def collect(networks: Iterable[Network], about: Mapping[str, Any]) -> Networks:
         Stack.pack(spec, {name: torch.stack([t[name] for t in some]) for name in spec.params})
         for spec, some in parts.items()
     )
-    return Networks(stacks, pd.DataFrame(rows), dict(about))
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in names})
+    return Networks(stacks, table, dict(about))
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """Values of one kind: text where the files mix numbers and text, or hold numbers too large for a column."""
+    kinds = {type(value) for value in values} - {type(None)}
+    large = any(isinstance(v, int) and abs(v) >= 1 << 63 for v in values)
+    if len(kinds) <= 1 and not large or (kinds <= {int, float} and not large):
+        return values
+    return [None if value is None else str(value) for value in values]
 
 
 def each_network(zoo: Zoo) -> Iterator[tuple[int, NetSpec, dict[str, Tensor]]]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from converters.public_zoos.listed import SPLITS
 from converters.public_zoos.networks import Network, Networks, collect, each_network, fresh_folder, require_folder
 from converters.public_zoos.sirens import (
-    SPLITS,
     image_numbers,
     load_dict,
     require_sirens,

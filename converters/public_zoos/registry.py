@@ -10,10 +10,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from converters.public_zoos.dwsnets import DWSNetsFmnistWriter, DWSNetsMnistWriter, DWSNetsReader
+from converters.public_zoos.model_zoo import ModelZooReader
 from converters.public_zoos.networks import Networks
 from converters.public_zoos.nfn_siren import NFNSirenReader, NFNSirenWriter
+from converters.public_zoos.sb3 import SB3Reader
 from converters.public_zoos.small_cnn import SmallCNNZooReader
 from converters.public_zoos.small_cnn_writer import SmallCNNZooWriter
+from converters.public_zoos.wild_park import WildParkReader
 from graphnfn.errors import ConversionError
 from graphnfn.zoo import Zoo
 
@@ -47,6 +50,9 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
         "dwsnets-mnist": Layout(DWSNetsReader, DWSNetsMnistWriter),
         "dwsnets-fmnist": Layout(DWSNetsReader, DWSNetsFmnistWriter),
         "nfn-siren": Layout(NFNSirenReader, NFNSirenWriter),
+        "cnn-wild-park": Layout(WildParkReader),
+        "model-zoo": Layout(ModelZooReader),
+        "sb3": Layout(SB3Reader),
     }
 )
 """Name on the command line -> layout."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from converters import torchfile
+from converters.public_zoos.listed import SPLITS
 from converters.public_zoos.networks import require_finite
 from graphnfn.chain import mlp_spec
 from graphnfn.errors import ConversionError, ZooError
@@ -20,7 +21,6 @@ from graphnfn.zoo import Zoo
 
 NAMES = "seq.{}"
 """Layers are called so in our zoos, whatever the public layout calls them."""
-SPLITS = ("train", "val", "test")
 _MOST_LAYERS = 64
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from converters.public_zoos.listed import SPLITS
 from converters.public_zoos.networks import Networks, require_folder
 from graphnfn.activations import as_activation
 from graphnfn.chain import ChainBuilder
@@ -30,7 +31,6 @@ FINAL_STEP = 86
 """The last of the checkpoints 0, 1, 2, 3, 20, 40, 60, 80, 86; the only one that published experiments use."""
 CONFIG = "config."
 """How names of hyper-parameters begin in ``metrics.csv.gz``; in our tables they do not."""
-SPLITS = ("train", "val", "test")
 _SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 _MOST_VARIABLES = 1000
 
