@@ -7,6 +7,7 @@ and DDPG, behind no feature extractor or the library's own CNN (Mnih et al. 2015
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 import zipfile
@@ -159,7 +160,7 @@ def acting_network(
         if weight.dim() == 4:
             stride = (_CNN_STRIDES[i],) * 2
             builder.conv(f"{name}.weight", weight.shape, bias=bias, stride=stride)
-            shape = tuple((n - k) // stride[0] + 1 for n, k in zip(shape[-2:], weight.shape[2:], strict=True))
+            shape = tuple((n - k) // stride[0] + 1 for n, k in zip(shape[-2:], weight.shape[2:], strict=False))
         else:
             builder.linear(f"{name}.weight", weight.shape, bias=bias)
         if i < len(names) - 1:
@@ -167,6 +168,11 @@ def acting_network(
         elif form.squashed:
             builder.activation(Activation("tanh"))
         if weight.dim() == 4 and not names[i + 1].endswith(("cnn.2", "cnn.4")):
+            into = chain.weight(names[i + 1]).shape[1]
+            if shape and into != weight.shape[0] * math.prod(shape):
+                raise ConversionError(
+                    f"{where}: {names[i + 1]!r} takes {into} inputs; its images leave {shape} positions"
+                )
             builder.spatial(SpatialOp("flatten", shape))
     return builder.build(), tensors
 
