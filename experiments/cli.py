@@ -201,8 +201,8 @@ def zoo_build(
 def zoo_import(
     layout: Annotated[str, typer.Argument(help="small-cnn-zoo, dwsnets-mnist, nfn-siren, ...: see docs/zoos.md.")],
     path: Annotated[Path, typer.Argument(help="The public zoo.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of our zoo.")],
     settings: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. order=cifar10_split.csv")] = None,  # noqa: UP045
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of our zoo.")] = Path("runs/zoo"),
 ) -> None:
     """Read a public zoo in its own layout; nothing in it is unpickled."""
     from converters.public_zoos import import_zoo
@@ -214,8 +214,8 @@ def zoo_import(
 def zoo_export(
     layout: Annotated[str, typer.Argument(help="small-cnn-zoo, dwsnets-mnist, dwsnets-fmnist or nfn-siren.")],
     folder: Annotated[Path, typer.Argument(help="Folder of our zoo.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the public layout.")],
     settings: Annotated[Optional[list[str]], typer.Argument(help="key=value, e.g. resplit=0")] = None,  # noqa: UP045
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the public layout.")] = Path("runs/export"),
 ) -> None:
     """Write a zoo in a public layout, so that published codes run on it."""
     from converters.public_zoos import export_zoo
