@@ -55,9 +55,9 @@ def read_splits(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MOST_BYTES:
             raise ConversionError(f"{path}: has {path.stat().st_size} bytes; expected at most {_MOST_BYTES}")
         content = json.loads(path.read_text(encoding="utf-8"))
+    except ConversionError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, ConversionError):
-            raise
         raise ConversionError(f"{path}: missing or no JSON ({str(error)[:200]}); give the file of splits") from error
     if not isinstance(content, dict) or not set(content) & set(SPLITS):
         raise ConversionError(f'{path}: expected {{"train": ..., "val": ..., "test": ...}}')
@@ -85,6 +85,13 @@ def resolved(root: Path, name: str) -> Path:
         raise ConversionError(f"{name[:100]!r} in the list of splits leads out of the folder: correct it")
     for k in range(len(parts)):
         file = root.joinpath(*parts[k:])
-        if file.is_file():
+        if _is_file(file):
             return file
     raise ConversionError(f"{name[:200]!r} is listed, but {root} has no such file: copy the whole zoo")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False

@@ -8,6 +8,8 @@ NFN (Zhou et al. 2023) published an order of all rows, and cuts what is left of 
 from __future__ import annotations
 
 import ast
+import gzip
+import io
 import math
 import random
 import zlib
@@ -32,7 +34,7 @@ FINAL_STEP = 86
 CONFIG = "config."
 """How names of hyper-parameters begin in ``metrics.csv.gz``; in our tables they do not."""
 _SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
-_MOST_VARIABLES = 1000
+_MOST_VARIABLES, _MOST_BYTES = 1000, 1 << 29
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,12 @@ def read_order(path: Path, rows: int) -> np.ndarray:
         ConversionError: it is missing or damaged, or a number is out of range.
     """
     try:
-        order = np.loadtxt(path, dtype=np.int64, ndmin=1)
-    except (OSError, ValueError) as error:
+        order = np.array([int(word) for word in _bytes(path).split()], dtype=np.int64)
+    except ConversionError:
+        raise
+    except (OSError, ValueError, OverflowError) as error:
         raise ConversionError(f"{path}: expected one row number a line ({str(error)[:200]})") from error
-    if order.ndim != 1 or not len(order) or order.min() < 0 or order.max() >= rows:
+    if not len(order) or order.min() < 0 or order.max() >= rows:
         raise ConversionError(f"{path}: expected row numbers 0 to {rows - 1}, one a line; is it of another data set?")
     return order
 
@@ -263,7 +267,9 @@ def _metrics(path: Path, rows: int) -> pd.DataFrame:
 
 def _csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, engine="pyarrow")  # reads the very floats that were written
+        frame = pd.read_csv(io.BytesIO(_bytes(path)), engine="pyarrow")  # reads the very floats that were written
+    except ConversionError:
+        raise
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise ConversionError(f"{path}: missing, or no table of comma-separated values ({str(error)[:200]})") from error
     missing = [c for c in columns if c not in frame]
@@ -271,3 +277,12 @@ def _csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if missing or any(not pd.api.types.is_integer_dtype(frame[c]) for c in numbers):
         raise ConversionError(f"{path}: lacks columns {missing or numbers} (as whole numbers): {list(frame)[:24]}")
     return frame
+
+
+def _bytes(path: Path) -> bytes:
+    """What is in a file, unpacked if it is packed, but no more than a published table can have."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ConversionError(f"{path}: holds more than {_MOST_BYTES} bytes; expected a table of a zoo")
+    return data

@@ -254,6 +254,8 @@ def test_written_files_are_named_as_published(tmp_path: Path):
     assert listed["val"]["label"][0] == "2" and set(listed) == {"train", "val", "test"}
     state = torch.load(tmp_path / "dws" / "mnist_png_testing_4_4/checkpoints/model_final.pth", weights_only=True)
     assert list(state) == [f"seq.{i}.{part}" for i in range(3) for part in ("weight", "bias")]
+    sizes = {p.stat().st_size for p in (tmp_path / "dws").rglob("*.pth")}
+    assert max(sizes) < 4000  # of one network, not of the stack that it is a view of
     note = export_zoo("nfn-siren", zoo, tmp_path / "nfn")
     assert "split_points=[6, 9]" in note
     numbers = sorted(int(p.stem.removeprefix("net")) for p in (tmp_path / "nfn").rglob("*.pth"))
@@ -316,6 +318,9 @@ HOSTILE = {
     "huge layer number": lambda r: _resave(r, {f"seq.{10**40}.weight": torch.zeros(1, 1)}),
     "leads out": lambda r: _relist(r, "../../../../etc/passwd"),
     "absolute": lambda r: _relist(r, "/etc/passwd"),
+    "long name": lambda r: _relist(r, "x" * 5000),
+    "null byte": lambda r: _relist(r, "a\0b"),
+    "empty name": lambda r: _relist(r, ""),
     "missing": lambda r: _relist(r, "mnist_png_training_1_9/checkpoints/model_final.pth"),
     "not text": lambda r: (r / "mnist_splits.json").write_text('{"train": {"path": [3], "label": [3]}}'),
     "lengths": lambda r: (r / "mnist_splits.json").write_text('{"train": {"path": ["a"], "label": []}}'),

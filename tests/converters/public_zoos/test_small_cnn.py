@@ -276,9 +276,19 @@ HOSTILE = {
     .to_csv(f / "metrics.csv.gz"),
     "text as table": lambda f: (f / "metrics.csv.gz").write_bytes(gzip.compress(b"\x00\xff\xfe" * 40)),
     "order of another zoo": lambda f: (f / "split.csv").write_text("99999999\n"),
+    "empty order": lambda f: (f / "split.csv").write_text(""),
+    "huge order": lambda f: (f / "split.csv").write_text("9" * 40),
+    "binary order": lambda f: (f / "split.csv").write_bytes(bytes(range(256))),
+    "packed too well": lambda f: (f / "metrics.csv.gz").write_bytes(gzip.compress(b" " * (1 << 20))),
     "order of text": lambda f: (f / "split.csv").write_text("index\n0\n1\n"),
     "nan": lambda f: np.save(f / "weights.npy", np.full_like(np.load(f / "weights.npy"), np.nan)),
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a file that unpacks to more than it may is quickly made."""
+    monkeypatch.setattr("converters.public_zoos.small_cnn._MOST_BYTES", 1 << 19)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
