@@ -113,7 +113,8 @@ class SmallCNNZooReader:
         for k, kind in enumerate(sorted(set(kinds))):
             spec, names = chain_of(variables, kind, self.stride, side)
             number[kinds == kind] = k
-            stacks.append(Stack.pack(spec, {names[v]: v.take(rows[kinds == kind]) for v in variables}))
+            mine = rows[kinds == kind]
+            stacks.append(Stack.pack(spec, {names[v]: v.take(mine) for v in variables}))
         kept = {str(name): chosen[name].to_numpy() for name in chosen if name and not str(name).startswith("Unnamed")}
         table = pd.DataFrame({name.removeprefix(CONFIG): values for name, values in kept.items()})
         table = table.assign(row=numbers, spec=number)
@@ -271,7 +272,8 @@ def _csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     except ConversionError:
         raise
     except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise ConversionError(f"{path}: missing, or no table of comma-separated values ({str(error)[:200]})") from error
+        told = " ".join(str(error).split())[:200]
+        raise ConversionError(f"{path}: missing, or no table of comma-separated values ({told})") from error
     missing = [c for c in columns if c not in frame]
     numbers = [c for c in columns if c in ("step", "start_idx", "end_idx")]
     if missing or any(not pd.api.types.is_integer_dtype(frame[c]) for c in numbers):

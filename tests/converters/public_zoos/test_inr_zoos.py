@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -359,3 +360,7 @@ def test_confusing_folders_of_nfn(nfn: tuple[Path, dict[int, NFNSiren]], tmp_pat
     (root / "randinit_smaller_2s" / "net4.pth").rename(root / "randinit_smaller_2s" / "best.pth")
     with pytest.raises(ConversionError, match="expected files called net<number>"):
         import_zoo("nfn-siren", root, tmp_path / "zoo")
+
+
+def test_damaged_files_are_read_or_refused(mnist: tuple[Path, dict[str, DWSNetsINR]], refusals: Callable[..., int]):
+    assert refusals("dwsnets-mnist", mnist[0], [_model(mnist[0]), mnist[0] / "mnist_splits.json"], 40) > 15

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path, PosixPath
 from types import ModuleType
 from typing import Any
@@ -247,3 +248,8 @@ def test_hostile_preprocessed_files(tmp_path: Path, content: object, monkeypatch
     with pytest.raises(GraphNFNError):
         import_zoo("model-zoo", tmp_path / "dataset.pt", tmp_path / "zoo")
     assert not (tmp_path / "attacked").exists()
+
+
+def test_damaged_files_are_read_or_refused(trials: tuple[Path, dict[str, Holder]], refusals: Callable[..., int]):
+    file = _first(trials[0])
+    assert refusals("model-zoo", trials[0], [file, file.parent.parent / "result.json"], 40) > 15

@@ -228,3 +228,8 @@ def test_hostile_files_end_in_one_clear_error(tmp_path: Path, name: str, monkeyp
 def test_nothing_there(tmp_path: Path):
     with pytest.raises(ConversionError, match="no zip archive there"):
         import_zoo("sb3", tmp_path, tmp_path / "zoo")
+
+
+def test_damaged_files_are_read_or_refused(folder: Path, refusals: Callable[..., int]):
+    archive = folder / "ppo" / "model.zip"
+    assert refusals("sb3", archive, [archive], 40) > 15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -312,3 +313,8 @@ def test_missing_folder_and_unknown_settings(tmp_path: Path):
         import_zoo("small-cnn-zoo", tmp_path, tmp_path / "zoo", ["steps=last"])
     with pytest.raises(ConversionError, match="unknown layout 'zoo'"):
         import_zoo("zoo", tmp_path, tmp_path / "zoo")
+
+
+def test_damaged_files_are_read_or_refused(published: Path, refusals: Callable[..., int]):
+    files = [published / name for name in ("weights.npy", "layout.csv", "metrics.csv.gz", "split.csv")]
+    assert refusals("small-cnn-zoo", published, files, 40, (f"order={published / 'split.csv'}",)) > 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,3 +245,8 @@ def test_the_layout_is_read_only(park: tuple[Path, dict[str, WildCNN]], tmp_path
     zoo = import_zoo("cnn-wild-park", park[0], tmp_path / "zoo")
     with pytest.raises(ConversionError, match="read only; written are small-cnn-zoo"):
         export_zoo("cnn-wild-park", zoo, tmp_path / "out")
+
+
+def test_damaged_files_are_read_or_refused(park: tuple[Path, dict[str, WildCNN]], refusals: Callable[..., int]):
+    files = sorted(park[0].rglob("*.pt"))[2:4]
+    assert refusals("cnn-wild-park", park[0], [*files, park[0] / "cnn_park_splits.json"], 40) > 15
