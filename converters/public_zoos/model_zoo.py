@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from converters.public_zoos.model_zoo_file import stored_networks
-from converters.public_zoos.networks import Network, Networks, collect, require_folder
+from converters.public_zoos.networks import Network, Networks, collect, is_number, require_folder
 from converters.public_zoos.sirens import load_dict
 from graphnfn.activations import as_activation
 from graphnfn.chain import ChainBuilder
@@ -87,7 +88,9 @@ class ModelZooReader:
     activation: str | None = None
 
     def read(self, path: Path) -> Networks:
-        """Read the networks; those with NaN or infinite weights are left out and counted, as in the published code.
+        """Read the networks; those with NaN or infinite weights and missing epochs are left out, as in published code.
+
+        ``about["left_out"]`` of the zoo counts them.
 
         Raises:
             ConversionError: a file is missing, damaged or unsafe, or holds another architecture.
@@ -95,7 +98,10 @@ class ModelZooReader:
         left_out: list[str] = []
         about: dict[str, Any] = {"layout": "model-zoo", "source": path.resolve().name}
         networks = self._stored(path, left_out) if path.is_file() else self._trials(path, left_out)
-        found = collect(networks, about)
+        first = next(networks, None)
+        if first is None:
+            raise ConversionError(f"{path}: no network of epochs {self.epochs or 'any'}; left out: {left_out[:3]}")
+        found = collect(chain([first], networks), about)
         return Networks(found.stacks, found.table, {**about, "left_out": len(left_out)})
 
     def _trials(self, root: Path, left_out: list[str]) -> Iterator[Network]:
@@ -105,15 +111,16 @@ class ModelZooReader:
             raise ConversionError(f"{root}: no folder with a result.json in it; give the folder of the trials")
         for trial, split in zip(trials, _shuffled_splits(len(trials)), strict=True):
             results = read_results(trial / "result.json")
+            told = (line.get("config") for line in results.values())
+            config = next((c for c in told if isinstance(c, Mapping)), {})
             have = {int(m[1]): p for p in trial.iterdir() if (m := _CHECKPOINT.fullmatch(p.name))}
             for epoch in self.epochs or sorted(have)[-1:]:
                 if epoch not in have:
-                    raise ConversionError(f"{trial}: no checkpoint_{epoch}; it has {sorted(have)[:20]}")
+                    left_out.append(f"{trial}/checkpoint_{epoch}")
+                    continue
                 file = have[epoch] / "checkpoints"
                 facts = results.get(epoch, {})
-                row = {"trial": trial.name, "epoch": epoch, "split": split, **_row(facts)}
-                config = facts.get("config")
-                config = config if isinstance(config, Mapping) else {}
+                row = {"trial": trial.name, "epoch": epoch, "split": split, **_row({**facts, "config": config})}
                 yield from self._network(load_dict(file), config, row, file, left_out)
 
     def _stored(self, path: Path, left_out: list[str]) -> Iterator[Network]:
@@ -157,21 +164,21 @@ def form_spec(form: str, into: int, activation: str, biased: tuple[bool, ...]) -
         (2464, 10853)
     """
     facts = FORMS[form]
-    chain = ChainBuilder(into, (into, facts.side, facts.side))
+    network = ChainBuilder(into, (into, facts.side, facts.side))
     convs = len(facts.channels)
     for i, shape in enumerate(facts.shapes(into)):
         name, bias = _name(i), f"{_name(i)}.bias" if biased[i] else None
         if i < convs:
-            chain.conv(f"{name}.weight", shape, bias=bias)
+            network.conv(f"{name}.weight", shape, bias=bias)
         else:
-            chain.linear(f"{name}.weight", shape, bias=bias)
+            network.linear(f"{name}.weight", shape, bias=bias)
         if i < facts.pooled:
-            chain.spatial(SpatialOp("max_pool", (2, 2), (2, 2), (0, 0), (1, 1)))
+            network.spatial(SpatialOp("max_pool", (2, 2), (2, 2), (0, 0), (1, 1)))
         if i <= convs:
-            chain.activation(as_activation(activation))
+            network.activation(as_activation(activation))
         if i == convs - 1:
-            chain.spatial(SpatialOp("flatten"))
-    return chain.build()
+            network.spatial(SpatialOp("flatten"))
+    return network.build()
 
 
 def _name(layer: int) -> str:
@@ -232,7 +239,7 @@ def read_results(path: Path) -> dict[int, dict[str, Any]]:
 def _row(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Accuracies, losses and hyper-parameters as columns; ``model::dropout`` becomes ``dropout``."""
     measured = {k: v for k, v in facts.items() if k.endswith(("_acc", "_loss")) or k == "ggap"}
-    row: dict[str, Any] = {k: float(v) for k, v in measured.items() if isinstance(v, (int, float))}
+    row: dict[str, Any] = {k: float(v) for k, v in measured.items() if is_number(v)}
     config = facts["config"] if isinstance(facts.get("config"), Mapping) else facts
     for key, value in config.items():
         if key.startswith(("model::", "optim::")) or key == "seed":
@@ -240,7 +247,7 @@ def _row(facts: Mapping[str, Any]) -> dict[str, Any]:
     if {"train_acc", "test_acc"} <= row.keys():
         row.setdefault("ggap", row["train_acc"] - row["test_acc"])
     told = ("nlin", "type")  # these are the columns activation and model
-    return {k: v for k, v in row.items() if isinstance(v, (int, float, str)) and k not in told}
+    return {k: v for k, v in row.items() if (isinstance(v, str) or is_number(v)) and k not in told}
 
 
 def _shuffled_splits(count: int) -> list[str]:

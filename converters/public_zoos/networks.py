@@ -128,6 +128,16 @@ def require_finite(name: str, tensor: Tensor) -> None:
         raise ConversionError(f"{name} has {bad} NaN or infinite entries: leave this network out, or repair it")
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value from a file is a number that a column of a table can hold.
+
+    Example:
+        >>> is_number(0.5), is_number(True), is_number(10**400), is_number("0.5")
+        (True, True, False, False)
+    """
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
+
+
 def whole_number(value: Any, what: str) -> int:
     """A label that may be a number, its text, or a tensor of one number.
 

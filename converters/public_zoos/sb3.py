@@ -20,7 +20,7 @@ import pandas as pd
 from torch import Tensor
 
 from converters.archive import member
-from converters.public_zoos.networks import Network, Networks, collect, require_finite
+from converters.public_zoos.networks import Network, Networks, collect, is_number, require_finite
 from converters.public_zoos.sirens import load_dict
 from graphnfn.activations import Activation, as_activation
 from graphnfn.chain import ChainBuilder
@@ -97,7 +97,7 @@ class SB3Reader:
         if self.labels is None:
             return found
         try:
-            labels = pd.read_csv(self.labels)
+            labels = pd.read_csv(self.labels).drop(columns="spec", errors="ignore")
             table = found.table.merge(labels, on="file", how="left", validate="many_to_one", suffixes=("_sb3", ""))
         except (OSError, ValueError, KeyError) as error:
             raise ConversionError(f"{self.labels}: expected a CSV with a column 'file' ({str(error)[:200]})") from error
@@ -236,11 +236,11 @@ def _shape(facts: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _row(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers and words among the facts, and the algorithm."""
+    """Numbers among the facts, and the algorithm."""
     policy = facts.get("policy_class")
     module = str(policy.get("__module__", "")) if isinstance(policy, Mapping) else ""
     found = re.fullmatch(r"stable_baselines3\.(\w+)\.policies", module)
     algorithm = found[1] if found else ""
     algorithm = ("ppo" if "clip_range" in facts else "a2c") if algorithm == "common" else algorithm
-    plain = {k: v for k, v in facts.items() if isinstance(v, (int, float)) and not k.startswith("_")}
+    plain = {k: v for k, v in facts.items() if is_number(v) and not k.startswith("_")}
     return {"algorithm": algorithm, **{k: float(v) for k, v in plain.items()}}

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from converters.public_zoos.inert import load_inert, plain
 from converters.public_zoos.listed import Entry, listed
-from converters.public_zoos.networks import Network, Networks, collect, require_finite, require_folder, whole_number
+from converters.public_zoos.networks import (
+    Network,
+    Networks,
+    collect,
+    is_number,
+    require_finite,
+    require_folder,
+    whole_number,
+)
 from graphnfn.activations import TABLE, Activation
 from graphnfn.chain import ChainBuilder
 from graphnfn.errors import ConversionError
@@ -86,7 +94,7 @@ class WildParkReader:
             tensors[name] = torch.eye(*spec.params[name][:2])[..., None, None]
         results = content.get("last_result")
         score = entry.facts.get("score", results.get("test/acc") if isinstance(results, Mapping) else None)
-        if isinstance(score, bool) or not isinstance(score, (int, float)):
+        if score is None or isinstance(score, bool) or not is_number(score):
             raise ConversionError(f"{entry.file}: score {score!r:.40}; expected an accuracy in the list or the file")
         step = entry.facts.get("step", content.get("iteration"))
         row = {

@@ -116,8 +116,16 @@ def test_the_last_epoch_by_default(trials: tuple[Path, dict[str, Holder]], tmp_p
     assert zoo.table["epoch"].tolist() == [50] * 20
     assert {"test_acc", "train_acc", "ggap", "lr", "wd", "optimizer", "init_type", "dropout", "seed"} <= set(zoo.table)
     assert zoo.table["ggap"].tolist() == pytest.approx([0.1 + i / 100 for i in range(20)])
-    with pytest.raises(ConversionError, match=r"no checkpoint_7; it has \[1, 50\]"):
+    with pytest.raises(ConversionError, match=r"no network of epochs \(7,\); left out: .*checkpoint_7"):
         import_zoo("model-zoo", trials[0], tmp_path / "other", ["epochs=7"])
+
+
+def test_trials_that_stopped_early_are_left_out_and_counted(trials: tuple[Path, dict[str, Holder]], tmp_path: Path):
+    folder = sorted(trials[0].glob("*/checkpoint_*50"))[3]
+    folder.rename(folder.with_name("checkpoint_30"))
+    zoo = import_zoo("model-zoo", trials[0], tmp_path / "zoo", ["epochs=1,50"])
+    assert len(zoo) == 39 and zoo.about["left_out"] == 1
+    assert len(import_zoo("model-zoo", trials[0], tmp_path / "last")) == 20
 
 
 def test_all_epochs_of_a_trial_are_in_one_split(trials: tuple[Path, dict[str, Holder]], tmp_path: Path):
@@ -224,6 +232,7 @@ HOSTILE = {
     "result is no json": lambda r: _result(r, "{"),
     "result is a list": lambda r: _result(r, "[1]\n"),
     "deep result": lambda r: _result(r, "[" * 100000),
+    "infinite numbers": lambda r: _result(r, '{"training_iteration": 50, "test_acc": 1%s}\n' % ("0" * 400)),
     "no activation": lambda r: _result(r, '{"training_iteration": 50, "config": [1]}\n'),
     "odd activation": lambda r: _result(r, '{"training_iteration": 50, "config": {"model::nlin": "swoosh"}}\n'),
 }

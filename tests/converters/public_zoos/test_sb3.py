@@ -156,9 +156,18 @@ def test_table_has_numbers_and_the_algorithm(folder: Path, tmp_path: Path):
     assert zoo.table["algorithm"].tolist() == ["a2c", "dqn", "ppo", "ppo", "sac", "td3"]
     assert zoo.table["num_timesteps"].tolist() == [25000] * 6
     assert not {"_last_obs", "policy_class"} & set(zoo.table)
-    (tmp_path / "scores.csv").write_text("file,mean_reward,split\nsac/model.zip,3.5,test\na2c/model.zip,1.5,train\n")
+    (tmp_path / "scores.csv").write_text(
+        "file,mean_reward,split,spec\nsac/model.zip,3.5,test,9\na2c/model.zip,1.5,train,9\n"
+    )
     scored = import_zoo("sb3", folder, tmp_path / "scored", [f"labels={tmp_path / 'scores.csv'}"])
     assert scored.labels("mean_reward", [0, 4]).tolist() == [1.5, 3.5] and scored.split("test").tolist() == [4]
+
+
+def test_numbers_too_large_for_a_table_are_left_out(tmp_path: Path):
+    policy, data, _ = POLICIES["dqn"]
+    write(tmp_path / "model.zip", policy.state_dict(), {**data, "num_timesteps": 10**400, "gamma": 10**17})
+    zoo = import_zoo("sb3", tmp_path / "model.zip", tmp_path / "zoo")
+    assert "num_timesteps" not in zoo.table and zoo.table["gamma"].tolist() == [1e17]
 
 
 def test_one_archive(folder: Path, tmp_path: Path):

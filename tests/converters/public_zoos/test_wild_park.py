@@ -207,8 +207,27 @@ HOSTILE = {
     "residual of itself": lambda r: _change(r, "residual", [0, -1]),
     "deep config": lambda r: _change(r, "config", _deep()),
     "truncated": lambda r: _truncate(r / "cifar10_zooV2/trial_0/checkpoint_000010/checkpoint.pt"),
+    "infinite score": lambda r: (r / "cnn_park_splits.json").write_text(
+        json.dumps(
+            {
+                "train": {
+                    "path": ["cifar10_zooV2/trial_0/checkpoint_000010/checkpoint.pt"],
+                    "score": [10**400],
+                    "step": [1],
+                }
+            }
+        )
+    ),
     "scores": lambda r: (r / "cnn_park_splits.json").write_text(
-        json.dumps({"train": {"path": ["trial_0/checkpoint_000010/checkpoint.pt"], "score": ["good"], "step": [1]}})
+        json.dumps(
+            {
+                "train": {
+                    "path": ["cifar10_zooV2/trial_0/checkpoint_000010/checkpoint.pt"],
+                    "score": ["good"],
+                    "step": [1],
+                }
+            }
+        )
     ),
 }
 
