@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from converters.exchanges import with_exchanges
 from converters.loaded import Loaded
 from converters.modules import module_spec
 from converters.readers import file_tensors, filled, own_tensors, read_network
@@ -125,6 +126,7 @@ def _traced(loaded: Loaded, *, fold_norm: bool, verify: bool, strict: bool) -> N
     assert isinstance(graph.spec, TracedSpec)
     if strict and graph.spec.law.notes:
         raise ConversionError("; ".join(graph.spec.law.notes) + " (strict=True); drop strict= to convert the rest")
+    graph = with_exchanges(graph)
     return verify_graph(graph, each=False)[0] if verify else graph
 
 

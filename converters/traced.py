@@ -37,9 +37,13 @@ def traced_graph(module: nn.Module, inputs: Sequence[Tensor]) -> NeuralGraph:
 
 def loaded_graph(loaded: Loaded) -> NeuralGraph:
     """The neuron graph of a network that was read from a file, under the file's own names."""
-    traced = trace_module(loaded.module, loaded.inputs)
+    return graph_of(trace_module(loaded.module, loaded.inputs), loaded.names)
+
+
+def graph_of(traced: Traced, names: Mapping[str, str]) -> NeuralGraph:
+    """The neuron graph of a traced network; ``names`` are those of its tensors that have others in their source."""
     law = infer_law(traced)
-    rename = dict(loaded.names)
+    rename = dict(names)
     program = _renamed(traced.program, rename)
     law = _renamed_law(law, rename)
     used = _in_order_of_use(traced.program)
@@ -82,4 +86,8 @@ def _renamed(program: Program, names: Mapping[str, str]) -> Program:
 
 def _renamed_law(law: SymmetryLaw, names: Mapping[str, str]) -> SymmetryLaw:
     legs = tuple(replace(leg, param=names.get(leg.param, leg.param)) for leg in law.legs)
-    return replace(law, legs=legs)
+    exchanges = tuple(
+        replace(e, parts=tuple(tuple(replace(p, param=names.get(p.param, p.param)) for p in part) for part in e.parts))
+        for e in law.exchanges
+    )
+    return replace(law, legs=legs, exchanges=exchanges)

@@ -11,7 +11,7 @@ from torch import Tensor
 from graphnfn.activations import Gauge
 from graphnfn.effective import effective
 from graphnfn.graph import NeuralGraph
-from graphnfn.law import MoveGroup
+from graphnfn.law import Exchange, MoveGroup
 from graphnfn.spec import NeuronGroup
 from graphnfn.stack import Stack
 from graphnfn.traced import TracedSpec
@@ -155,8 +155,19 @@ def _traced(stack: TracedStack) -> Description:
     layers = tuple(LayerFacts(name, _kind(spec, name), *_ends(spec, name), shape) for name, shape in spec.shapes)
     groups = tuple(_move_group(spec, g) for g in spec.law.groups)
     families = tuple(f"{len(f)} bundles of {' and '.join(f[0])} may be exchanged" for f in spec.law.families)
+    families += tuple(f"{len(e.parts)} parts such as {_pieces(e)} may be exchanged" for e in spec.law.exchanges)
     freedom = spec.num_params - sum(g.scales for g in groups)
     return Description(layers, groups, spec.num_params, freedom, families, spec.law.notes)
+
+
+def _pieces(exchange: Exchange) -> str:
+    """The first part in words."""
+    words = []
+    for piece in exchange.parts[0]:
+        runs = ", ".join(f"{a}:{b}" if b - a > 1 else f"{a}" for a, b in piece.runs[:3])
+        more = ", ..." if len(piece.runs) > 3 else ""
+        words.append(piece.param + (f"[{':, ' * piece.axis}{runs}{more}]" if piece.runs else ""))
+    return " and ".join(words[:2]) + (f" and {len(words) - 2} more" if len(words) > 2 else "")
 
 
 def _kind(spec: TracedSpec, name: str) -> str:

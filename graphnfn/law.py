@@ -93,8 +93,30 @@ class Leg:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Places ``start .. stop`` of an axis of a tensor, run after run; the whole tensor where the axis is -1."""
+
+    param: str
+    axis: int
+    runs: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Parts of a network that may be exchanged as they are, such as experts or the query heads of one key.
+
+    Args:
+        id: unique name.
+        parts: for every part its pieces, in the same order and of the same shapes.
+    """
+
+    id: str
+    parts: tuple[tuple[Piece, ...], ...]
+
+
+@dataclass(frozen=True)
 class SymmetryLaw:
-    """All of it: groups, gauges, legs, and families, sets of equal bundles of groups that may be exchanged.
+    """All of it: groups, gauges, legs, and what may be exchanged: families, sets of equal bundles of groups, and parts.
 
     A family such as ``(("q.0", "v.0"), ("q.1", "v.1"))`` says that attention heads may be exchanged.
     """
@@ -104,6 +126,7 @@ class SymmetryLaw:
     legs: tuple[Leg, ...]
     families: tuple[tuple[tuple[str, ...], ...], ...] = ()
     notes: tuple[str, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
 
     @cached_property
     def by_id(self) -> dict[str, MoveGroup]:
@@ -141,9 +164,14 @@ class SymmetryLaw:
                 tuple(Leg(**_tuples(leg)) for leg in d["legs"]),
                 _tuple(d["families"]),
                 _tuple(d["notes"]),
+                tuple(_exchange(e) for e in d.get("exchanges", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SpecError(f"this text is not a SymmetryLaw ({error}); write it with SymmetryLaw.to_json") from error
+
+
+def _exchange(d: dict[str, Any]) -> Exchange:
+    return Exchange(d["id"], tuple(tuple(Piece(**_tuples(p)) for p in part) for part in d["parts"]))
 
 
 def _tuple(value: Any) -> Any:

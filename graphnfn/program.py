@@ -182,15 +182,15 @@ def execute(
     missing = [name for _, name in program.tensors if name not in tensors]
     if missing:
         raise SpecError(f"the program needs tensor {missing[0]!r}, which the state dict lacks")
-    values: dict[str, Any] = {value: tensors[name] for value, name in program.tensors}
-    values.update(zip(program.inputs, inputs, strict=True))
+    named = dict(program.tensors)
+    values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
     values.update(zip(program.constants, constants, strict=True))
     last = {name: i for i, op in enumerate(program.ops) for name in op.refs()}
     kept = set(program.outputs)
 
     def resolve(value: Any) -> Any:
         if isinstance(value, Ref):
-            return values[value.name]
+            return values[value.name] if value.name in values else tensors[named[value.name]]
         if isinstance(value, DType):
             dtype = getattr(torch, value.name)
             return wide if dtype.is_floating_point else dtype
@@ -207,6 +207,6 @@ def execute(
             result = function(*args, **kwargs)
         values[op.name] = result if observe is None else observe(op.name, result)
         for name in set(op.refs()):
-            if last[name] == i and name not in kept:
+            if last[name] == i and name not in kept and name in values:
                 del values[name]
-    return tuple(values[name] for name in program.outputs)
+    return tuple(resolve(Ref(name)) for name in program.outputs)

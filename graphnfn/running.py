@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +49,8 @@ def run_program(
 
     constants = [fit(extra[name]) for name in spec.program.constants]
     rest = {name: fit(t) for name, t in extra.items()}
-    return execute(spec.program, {**rest, **tensors}, [fit(x) for x in inputs], constants, observe)
+    both: Mapping[str, Tensor] = ChainMap(cast("dict[str, Tensor]", tensors), rest)  # tensors may be made when read
+    return execute(spec.program, both, [fit(x) for x in inputs], constants, observe)
 
 
 def doubled(stack: TracedStack) -> TracedStack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -49,6 +50,7 @@ def reshape(system: System, value: Value, shape: Sequence[int]) -> Value:
     if 0 in new or 0 in value.shape:
         return Value(new)
     parts = chunks(value.shape, new)
+    value = _without_bundles(system, value, parts)
     factors = []
     for f in value.factors:
         touched = [part for part in parts if set(part[0]) & set(f.axes)]
@@ -72,6 +74,18 @@ def reshape(system: System, value: Value, shape: Sequence[int]) -> Value:
     )
     before = (value.shape, value.flat) if value.flat and not flat else None
     return Value(new, tuple(factors), value.zero, flat=flat, before=before)
+
+
+def _without_bundles(system: System, value: Value, parts: list[tuple[range, range]]) -> Value:
+    """Bundles that are merged with other neurons keep their places: query heads that share one head of values."""
+    lost: list[Factor] = []
+    for f in value.factors:
+        runs = [set(old) for old, _ in parts if len(old) > 1 and set(old) & set(f.axes)]
+        beside = [g for g in value.factors if g is not f and any(set(g.axes) & run for run in runs)]
+        if beside and system.are_bundles(f.atoms) and not any(system.are_bundles(g.atoms) for g in beside):
+            freeze(system, f, "heads are merged with neurons that they share")
+            lost.append(f)
+    return replace(value, factors=value.without(*lost)) if lost else value
 
 
 def _tidy(f: Factor) -> Factor:

@@ -14,6 +14,7 @@ from graphnfn.errors import SpecError
 from graphnfn.law import Leg
 from graphnfn.nn.typed import soft_root
 from graphnfn.running import run_program
+from graphnfn.symmetry.exchange import orbits
 from graphnfn.symmetry.law_element import places
 from graphnfn.traced import TracedSpec
 from graphnfn.traced_stack import TracedStack
@@ -117,7 +118,9 @@ class TracedReader(nn.Module):
     def _tensors(self, stack: TracedStack, products: dict[str, Tensor]) -> dict[str, Tensor]:
         dtype = self.scale.dtype
         out = {}
-        for k, (name, values) in enumerate(products.items()):
+        order, twins = {name: k for k, name in enumerate(products)}, orbits(stack.spec.law.exchanges)
+        for name, values in products.items():
+            k = order[twins.get(name, name)]
             facts = [math.log1p(math.prod(values.shape[2:])), values.dim() - 2.0, k / len(products)]
             pooled = pooled_products(stack.spec, name, values).to(dtype)
             fixed = pooled.new_tensor(facts).expand(len(pooled), -1)
@@ -132,7 +135,8 @@ def pooled_products(spec: TracedSpec, name: str, values: Tensor) -> Tensor:
     for axis in sorted({leg.axis for leg in legs if leg.group in linear}):
         values = _summed(spec, values, axis, [leg for leg in legs if leg.axis == axis], linear)
     values = values.double()
-    axes = [leg.axis + 2 for leg in legs if not leg.where]  # a column that means other neurons in other rows is no sum
+    kept = [leg for leg in legs if not leg.where]  # a column that means other neurons in other rows is no sum
+    axes = [leg.axis + 2 for leg in sorted(kept, key=lambda leg: (not leg.dst, leg.axis))]
     ends = [next((a for a in axes), None), next((a for a in reversed(axes) if a != axes[0]), None)]
     views = [values.flatten(2)]
     for end in ends:

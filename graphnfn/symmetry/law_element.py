@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from graphnfn.errors import SymmetryError
 from graphnfn.law import Leg, SymmetryLaw
+from graphnfn.symmetry.exchange import exchanged
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class LawElement:
         perm: group -> new neuron i is old neuron ``perm[i]``.
         factor: gauge -> factor of every neuron, positive or negative.
         matrix: gauge of kind GL -> invertible matrix M, ``z' = M z``.
+        order: exchange -> new part k is old part ``order[k]``, after all of the above.
+        first: an element that acts before this one.
 
     Raises:
         SymmetryError: an entry is outside the group that the law claims.
@@ -33,6 +36,8 @@ class LawElement:
     perm: Mapping[str, Tensor] = field(default_factory=dict)
     factor: Mapping[str, Tensor] = field(default_factory=dict)
     matrix: Mapping[str, Tensor] = field(default_factory=dict)
+    order: Mapping[str, Tensor] = field(default_factory=dict)
+    first: LawElement | None = None
 
     def __post_init__(self) -> None:
         gauges = {g.id: g for g in self.law.gauges}
@@ -53,8 +58,23 @@ class LawElement:
             if not gauges[name].linear:
                 raise SymmetryError(f"gauge {name!r} is of kind {gauges[name].kind}, not GL: {gauges[name].reason}")
 
+        parts = {e.id: len(e.parts) for e in self.law.exchanges}
+        for name, order in self.order.items():
+            if not torch.equal(order.sort().values, torch.arange(parts[name])):
+                raise SymmetryError(f"exchange {name!r}: order is no permutation of 0 .. {parts[name] - 1}")
+
     def inverse(self) -> LawElement:
         """The element that undoes this one."""
+        out = LawElement(self.law)
+        for step in self._steps():
+            if not step.order:
+                out = out @ step._moves_back()
+            for exchange in self.law.exchanges:  # in the order in which they act
+                if exchange.id in step.order:
+                    out = out @ LawElement(self.law, order={exchange.id: step.order[exchange.id].argsort()})
+        return out
+
+    def _moves_back(self) -> LawElement:
         back = {s: t for t, s in self.source.items()}
         perm, factor, matrix = {}, {}, {}
         for group in self.law.groups:
@@ -72,6 +92,21 @@ class LawElement:
         """``a @ b``: b followed by a."""
         if self.law != first.law:
             raise SymmetryError("these elements belong to different networks: compose elements of one spec")
+        steps = [*first._steps(), *self._steps()]
+        out = steps[0]
+        for step in steps[1:]:
+            plain = not (out.order or out.first or step.order)
+            out = step._moves_after(out) if plain else replace(step, first=out)
+        return out
+
+    def _steps(self) -> list[LawElement]:
+        """Elements that either move neurons or exchange parts, in the order in which they act."""
+        before = [] if self.first is None else self.first._steps()
+        moves = LawElement(self.law, self.source, self.perm, self.factor, self.matrix)
+        steps = [moves] if self.source or self.perm or self.factor or self.matrix or not self.order else []
+        return [*before, *steps, *([LawElement(self.law, order=self.order)] if self.order else [])]
+
+    def _moves_after(self, first: LawElement) -> LawElement:
         source, perm, factor, matrix = {}, {}, {}, {}
         for group in self.law.groups:
             middle = self.source.get(group.id, group.id)
@@ -102,10 +137,13 @@ class LawElement:
 
         Half precision is computed in float32.
         """
-        out = dict(tensors)
+        out = dict(tensors) if self.first is None else self.first.act(tensors)
         for name, legs in self.law.legs_of.items():
             if name in out:
                 out[name] = self.move(out[name], legs)
+        for exchange in self.law.exchanges:
+            if exchange.id in self.order:
+                out = exchanged(out, exchange, self.order[exchange.id].tolist())
         return out
 
     def move(self, tensor: Tensor, legs: tuple[Leg, ...]) -> Tensor:
@@ -201,7 +239,7 @@ def random_law_element(
             over two decades at most: their condition multiplies rounding errors.
         seed: an integer, a generator, or None for PyTorch's default generator.
         permute: False leaves neurons and families in place.
-        groups: only these groups move; families then stay.
+        groups: only these groups move; families and parts then stay.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(
         int(torch.randint(2**31, ())) if seed is None else seed)  # fmt: skip
@@ -230,11 +268,14 @@ def random_law_element(
             if gauge.sign:
                 values = values * (torch.randint(2, (group.size,), generator=generator) * 2 - 1)
             factor[gauge.id] = values
-    source = _exchanges(law, generator) if permute and groups is None else {}
-    return LawElement(law, source, perm, factor, matrix)
+    if not permute or groups is not None:
+        return LawElement(law, {}, perm, factor, matrix)
+    source = _bundles(law, generator)
+    order = {e.id: torch.randperm(len(e.parts), generator=generator) for e in law.exchanges}
+    return LawElement(law, source, perm, factor, matrix, order)
 
 
-def _exchanges(law: SymmetryLaw, generator: torch.Generator) -> dict[str, str]:
+def _bundles(law: SymmetryLaw, generator: torch.Generator) -> dict[str, str]:
     source: dict[str, str] = {}
     for family in law.families:
         order = torch.randperm(len(family), generator=generator).tolist()

@@ -99,6 +99,20 @@ class Grouped(nn.Module):
         return self.head(self.body(x))
 
 
+class Experts(nn.Module):
+    """The two best of four experts, each a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.head = nn.Linear(6, 4), nn.Linear(6, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 6)) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        best, chosen = self.gate(x).softmax(-1).topk(2, -1)
+        share = torch.zeros(len(x), 4, dtype=x.dtype).scatter(1, chosen, best)
+        return self.head(torch.tanh(sum(e(x) * share[:, k, None] for k, e in enumerate(self.experts))))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]] = {
     "residual": (Residual, lambda: (torch.randn(2, 2, 6, 6),)),
     "grouped": (Grouped, lambda: (torch.randn(2, 2, 5, 5),)),
@@ -108,6 +122,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ..
     ),
     "llama": (Llama, lambda: (torch.randint(0, 7, (2, 5)),)),
     "recurrent": (Recurrent, lambda: (torch.randn(2, 4, 3),)),
+    "experts": (Experts, lambda: (torch.randn(8, 6),)),
     "lowrank": (LowRank, lambda: (torch.randn(4, 6),)),
 }
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 import graphnfn as gn
 from converters import ConversionError, convert, restore, verify
+from converters.exchanges import with_exchanges
 from converters.verify import demote, verify_graph, with_law
 from graphnfn.errors import SpecError, SymmetryError
+from graphnfn.law import Exchange, Piece
 from graphnfn.program import Program, operator
 from graphnfn.running import run_traced
 from graphnfn.symmetry.law_element import LawElement
@@ -27,9 +29,12 @@ EXPECTED = {
     "llama": {(8, True, "nonzero nonzero sign"), (2, False, "nonzero"), (4, True, "GL"), (10, True, "nonzero"),
               (7, False, "")},
     "recurrent": {(5, True, "sign"), (3, False, ""), (2, False, "")},
+    "experts": {(5, True, "positive"), (6, True, "sign"), (6, False, ""), (4, False, ""), (2, False, "")},
     "lowrank": {(3, True, "GL"), (5, False, ""), (6, False, "")},
 }  # fmt: skip
 FAMILIES = {"grouped": [2], "transformer": [2], "llama": [2]}
+EXCHANGES = {"llama": [2, 2], "experts": [4]}
+"""Queries of one key; experts."""
 
 
 def _law(graph: gn.NeuralGraph):
@@ -46,6 +51,7 @@ def test_the_symmetry_is_found_and_nothing_is_missed(name: str, graph: gn.Neural
     found = {(g.size, g.permutable, " ".join(sorted(v.kind for v in law.gauges_of[g.id]))) for g in law.groups}
     assert found == EXPECTED[name]
     assert [len(f) for f in law.families] == FAMILIES.get(name, [])
+    assert [len(e.parts) for e in law.exchanges] == EXCHANGES.get(name, [])
 
 
 def test_the_real_module_confirms_it(graph: gn.NeuralGraph, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -164,7 +170,7 @@ def test_canonical_forms_agree_on_an_orbit(graph: gn.NeuralGraph) -> None:
     assert _difference(run_traced(canonical.stacks()[0]), run_traced(graph.stacks()[0])) < 1e-9
     drawn = gn.random_element(graph.spec, decades=3.0, seed=4)
     assert isinstance(drawn, LawElement)
-    scales = replace(drawn, source={}, perm={}, factor={k: v.abs() for k, v in drawn.factor.items()})
+    scales = replace(drawn, source={}, perm={}, order={}, factor={k: v.abs() for k, v in drawn.factor.items()})
     other, _ = gn.canonicalize(gn.act(scales, graph))
     back = gn.act(element.inverse(), canonical).state_dict()
     for key, value in canonical.state_dict().items():
@@ -238,3 +244,20 @@ def test_torchscript(compiled: bool) -> None:
     assert sorted(v.kind for v in _law(graph).gauges) == ["nonzero", "positive"]
     state = restore(graph, like=script)
     assert all(torch.equal(state[k], v) for k, v in module.state_dict().items())
+
+
+def test_a_false_exchange_is_caught(module: nn.Module, graph: gn.NeuralGraph) -> None:
+    """Negative control: the first two rows of the first matrix, and nothing that follows."""
+    law = _law(graph)
+    name, shape = next((n, s) for n, s in graph.spec.shapes if len(s) > 1 and s[0] > 1)  # type: ignore[attr-defined]
+    assert shape[0] > 1
+    wrong = Exchange("rows", tuple((Piece(name, 0, ((k, k + 1),)),) for k in (0, 1)))
+    kept, report = verify_graph(with_law(graph, replace(law, exchanges=(wrong,), families=())), each=False)
+    assert report.worst < 1e-9 and not _law(kept).exchanges
+    assert any("exchanges of parts changed the output" in note for note in _law(kept).notes)
+
+
+def test_exchanges_are_searched_in_limited_time(graph: gn.NeuralGraph) -> None:
+    plain = with_law(graph, replace(_law(graph), exchanges=()))
+    assert not _law(with_exchanges(plain, seconds=0.0)).exchanges
+    assert [e.parts for e in _law(with_exchanges(plain)).exchanges] == [e.parts for e in _law(graph).exchanges]

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.gauge.infer import infer
-from converters.gauge.solve import solve
+from converters.exchanges import with_exchanges
 from converters.trace import Traced, trace_module
+from converters.traced import graph_of, infer_law
+from graphnfn.errors import ConversionError
 from graphnfn.law import SymmetryLaw
 from graphnfn.program import execute
 from graphnfn.symmetry.law_element import LawElement, random_law_element
+from graphnfn.traced import TracedSpec
 
 TOLERANCE = 1e-9
 
@@ -61,6 +63,8 @@ class Found:
         for family in self.law.families:
             sizes = sorted(self.law.by_id[g].size for g in family[0])
             lines[f"family of {len(family)} bundles {sizes}"] += 1
+        for exchange in self.law.exchanges:
+            lines[f"exchange of {len(exchange.parts)} parts in {len(exchange.parts[0])} pieces"] += 1
         return sorted(f"{n} x {line}" if n > 1 else line for line, n in lines.items())
 
 
@@ -83,8 +87,12 @@ def find(module: nn.Module, *inputs: Tensor) -> Found:
     """Trace in float64 and infer."""
     wide = tuple(x.double() if x.is_floating_point() else x for x in inputs)
     t = trace_module(generic(module), wide)
-    shapes = {name: tuple(v.shape) for name, v in t.tensors.items()}
-    return Found(t, solve(infer(t.program, t.shapes, shapes, t.movable)))
+    try:
+        spec = with_exchanges(graph_of(t, {})).spec
+    except ConversionError:  # nothing in it can move
+        return Found(t, infer_law(t))
+    assert isinstance(spec, TracedSpec)
+    return Found(t, spec.law)
 
 
 @pytest.fixture

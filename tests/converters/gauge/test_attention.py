@@ -80,8 +80,8 @@ class Masked(nn.Module):
 def test_padding_mask_keeps_heads_free(assert_law):
     mask = torch.tensor([[False, False, False, True, True], [False, True, False, False, False]])
     assert_law(Masked(False), (*PATHS, mask), heads(2, 4))
-    # for weights the mask is repeated in a tensor of batch and heads in one axis: the order of heads is lost there
-    assert_law(Masked(True), (*PATHS, mask), ["4 x 4 permutation GL"])
+    # for weights the mask is repeated in a tensor of batch and heads in one axis: no rule sees heads there, a test does
+    assert_law(Masked(True), (*PATHS, mask), ["4 x 4 permutation GL", "exchange of 2 parts in 5 pieces"])
 
 
 class Heads(nn.Module):
@@ -159,7 +159,8 @@ class Gathered(Grouped):
 @pytest.mark.parametrize("form", [Grouped, Gathered])
 def test_grouped_queries(form, assert_law):
     mask = torch.tensor([[True, True, True, False, False], [True, False, True, True, True]])
-    assert_law(form(), (*PATHS, mask), heads(2, 4))
+    """Heads of keys may be exchanged with their queries, and the two query heads of one key among each other."""
+    assert_law(form(), (*PATHS, mask), [*heads(2, 4), "2 x exchange of 2 parts in 3 pieces"])
 
 
 class Stacked(nn.Module):

@@ -157,8 +157,8 @@ class Experts(nn.Module):
 
 
 def test_mixture_of_modules(assert_law):
-    """Experts in tensors of their own keep their places; exchanging whole tensors is not an action on axes."""
-    assert_law(Experts(), ROWS, ["3 x 8 permutation positive"])
+    """Experts in tensors of their own may be exchanged, with the router's rows."""
+    assert_law(Experts(), ROWS, ["3 x 8 permutation positive", "exchange of 3 parts in 6 pieces"])
 
 
 class StackedExperts(nn.Module):
@@ -190,7 +190,7 @@ def test_mixture_of_stacked_tensors(form, assert_law):
 
 
 class Routed(StackedExperts):
-    """Top-2 routing: the order of experts is read, their neurons stay free."""
+    """Top-2 routing reads the order of experts; nevertheless they may be exchanged."""
 
     def forward(self, x):
         scores, index = F.softmax(self.gate(x), -1).topk(2, -1)
@@ -200,7 +200,7 @@ class Routed(StackedExperts):
 
 
 def test_routing_to_the_best_experts(assert_law):
-    assert_law(Routed(""), ROWS, ["3 x 8 permutation positive"])
+    assert_law(Routed(""), ROWS, ["3 x 8 permutation positive", "exchange of 3 parts in 6 pieces"])
 
 
 class Hyper(nn.Module):

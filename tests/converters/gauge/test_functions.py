@@ -81,24 +81,27 @@ def test_functions_of_one_neuron(name, find_law):
     assert found.summary() == ([" ".join(["8", *permuted, *kinds])] if permuted or kinds else [])
 
 
+SIDES = "exchange of 2 parts in 2 pieces"  # of all neurons at once
+TURN = "exchange of 2 parts in 3 pieces"  # places k and k + 4 for every k
+
 PAIRED = {
     "glu": (lambda z: F.glu(z, -1), ["4 permutation nonzero"]),
     "geglu": (lambda z: F.gelu(z[:, :4]) * z[:, 4:], ["4 permutation nonzero"]),
     "reglu": (lambda z: F.relu(z[:, :4]) * z[:, 4:], ["4 permutation nonzero positive"]),
-    "bilinear": (lambda z: z[:, :4] * z[:, 4:], ["4 permutation nonzero nonzero"]),
+    "bilinear": (lambda z: z[:, :4] * z[:, 4:], ["4 permutation nonzero nonzero", SIDES]),
     "ratio": (lambda z: z[:, :4] / z[:, 4:], ["4 permutation nonzero nonzero"]),
     "difference": (lambda z: F.relu(z[:, :4]) - F.relu(z[:, 4:]), ["4 permutation positive"]),
-    "larger": (lambda z: torch.max(z[:, :4], z[:, 4:]), ["4 permutation positive"]),
-    "smaller": (lambda z: torch.minimum(*z.chunk(2, 1)), ["4 permutation positive"]),
+    "larger": (lambda z: torch.max(z[:, :4], z[:, 4:]), ["4 permutation positive", SIDES]),
+    "smaller": (lambda z: torch.minimum(*z.chunk(2, 1)), ["4 permutation positive", SIDES]),
     "even and odd places": (lambda z: F.relu(z[:, ::2]) * z[:, 1::2], ["4 permutation nonzero positive"]),
     "comparison": (lambda z: F.relu(z[:, :4]) * (z[:, 4:] > 0), ["4 permutation positive positive"]),
     "mixed halves": (lambda z: torch.lerp(z[:, :4], z[:, 4:], 0.3), ["4 permutation GL"]),
     "picked by number": (lambda z: z[:, [0, 3]] * F.relu(z[:, [2, 1]]), []),
     "reversed": (lambda z: z[:, :4] * F.relu(z[:, 4:].flip(-1)), ["4 permutation nonzero positive"]),
     "rolled": (lambda z: z[:, :4] * F.relu(z[:, 4:].roll(-1, 1)), ["4 permutation nonzero positive"]),
-    "added to its neighbour": (lambda z: F.relu(z + z.roll(1, 1)), ["1 positive"]),
+    "added to its neighbour": (lambda z: F.relu(z + z.roll(1, 1)), ["1 positive", TURN]),
     "maxout over pieces": (lambda z: z.view(3, 4, 2).amax(-1), ["4 x 2 permutation", "family of 4 bundles [1, 2]"]),
-    "maxout over units": (lambda z: z.view(3, 2, 4).amax(1), ["4 permutation positive"]),
+    "maxout over units": (lambda z: z.view(3, 2, 4).amax(1), ["4 permutation positive", SIDES]),
     "outer product": (
         lambda z: torch.einsum("bi,bj->bij", torch.tanh(z[:, :2]), torch.tanh(z[:, 2:4])).sum(2),
         ["2 permutation", "2 permutation sign", "4 permutation GL"],  # four neurons are never read

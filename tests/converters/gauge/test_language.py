@@ -134,7 +134,31 @@ STREAM = ["16 permutation nonzero nonzero sign", "12 permutation nonzero"]
 
 def test_llama(assert_law):
     """Queries and keys have a factor per frequency of the rotation, which keeps its place."""
-    assert_law(Llama(), WORDS, [*STREAM, "2 x 2 nonzero", "2 x 4 permutation GL", "family of 2 bundles [2, 4]"])
+    assert_law(Llama(), WORDS, [
+        *STREAM, "2 x 2 nonzero", "2 x 4 permutation GL", "family of 2 bundles [2, 4]",
+        "2 x exchange of 2 parts in 2 pieces",  # the queries of one key
+    ])  # fmt: skip
+
+
+def test_llama_with_one_key(assert_law):
+    """All queries share one head of keys and values."""
+    assert_law(Llama(kv=1), WORDS, [*STREAM, "2 nonzero", "4 permutation GL", "exchange of 4 parts in 2 pieces"])
+
+
+def test_qwen(assert_law):
+    """Norms of queries and keys for all heads, and groups of queries: keys with their queries, queries of one key."""
+    assert_law(
+        Llama(d=32, h=8, qk_norm=True),
+        WORDS,
+        [
+            "32 permutation nonzero nonzero sign",
+            "12 permutation nonzero",
+            "2 nonzero" + 5 * " sign",
+            "2 x 4 permutation GL",
+            "exchange of 2 parts in 4 pieces",
+            "2 x exchange of 4 parts in 2 pieces",
+        ],
+    )
 
 
 def test_llama_without_groups(assert_law):
@@ -144,9 +168,17 @@ def test_llama_without_groups(assert_law):
 def test_norms_of_queries_and_keys(assert_law):
     """One weight for all heads ties their channels; values keep their own gauges. Of queries and keys a sign per head
     and channel is left, and a factor between the two norms' weights."""
-    assert_law(Llama(kv=4, qk_norm=True), WORDS, [*STREAM, "2 nonzero" + 7 * " sign", "4 x 4 permutation GL"])
+    assert_law(
+        Llama(kv=4, qk_norm=True),
+        WORDS,
+        [*STREAM, "2 nonzero" + 7 * " sign", "4 x 4 permutation GL", "exchange of 4 parts in 4 pieces"],
+    )
     plain = Llama(kv=4, qk_norm=True, turns=False)
-    assert_law(plain, WORDS, [*STREAM, "4 permutation nonzero" + 5 * " sign", "4 x 4 permutation GL"])
+    assert_law(
+        plain,
+        WORDS,
+        [*STREAM, "4 permutation nonzero" + 5 * " sign", "4 x 4 permutation GL", "exchange of 4 parts in 4 pieces"],
+    )
 
 
 class ViT(nn.Module):

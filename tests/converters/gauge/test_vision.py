@@ -247,9 +247,9 @@ def test_depthwise_transposed(assert_law):
 
 
 def test_depthwise_multiplier(assert_law):
-    """Outputs of one channel move with it; each of them has a scale of its own."""
+    """Outputs of one channel move with it, or among each other; each of them has a scale of its own."""
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 12, 3, groups=4), nn.ReLU(), nn.Conv2d(12, 2, 1))
-    assert_law(net, IMAGE, ["4 permutation positive positive positive positive"])
+    assert_law(net, IMAGE, ["4 permutation positive positive positive positive", "exchange of 3 parts in 3 pieces"])
 
 
 class Separable(nn.Module):
