@@ -21,7 +21,7 @@ class Moved(Mapping[str, Tensor]):
     """
 
     def __init__(self, names: Sequence[str], read: Callable[[str], Tensor], element: LawElement | None = None) -> None:
-        self.names, self.read, self.element = tuple(names), read, element
+        self.names, self.read, self.element = dict.fromkeys(names), read, element
         self.moves = None if element is None else replace(element, order={})
         self.orbit: dict[str, str] = {}
         if element is not None and element.order:
@@ -40,6 +40,9 @@ class Moved(Mapping[str, Tensor]):
             if exchange.id in self.element.order:
                 moved = exchanged(moved, exchange, self.element.order[exchange.id].tolist())
         return moved[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

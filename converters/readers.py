@@ -79,6 +79,8 @@ def filled(module: nn.Module, source: str | Path | Mapping[str, Tensor], inputs:
         ConversionError: a tensor of the module is missing in the checkpoint, or has another shape there.
     """
     wanted = module.state_dict()
+    if isinstance(source, (str, Path)) and Path(source).suffix == ".npz":
+        source = file_tensors(Path(source))
     checkpoint = read_checkpoint(source) if isinstance(source, (str, Path)) else _held(source)
     names = checkpoint.named(wanted)
     for name, value in wanted.items():

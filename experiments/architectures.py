@@ -164,3 +164,31 @@ class SileroVAD(Architecture):
         weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
         x, h, c = torch.lstm(x.mT, (h, c), weights, True, 1, 0.0, False, False, False)
         return torch.sigmoid(self.final_conv(torch.relu(x).mT)).flatten(), h, c
+
+
+class Pronounce(Architecture):
+    """g2p-en 2.1.0: a GRU reads letters, its last state starts another one that speaks phonemes."""
+
+    inputs = ((2, 7), (2, 7))
+    tokens = 29
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = {"enc_emb": (29, 256), "dec_emb": (74, 256), "fc_w": (74, 256), "fc_b": (74,)}
+        for part in ("enc", "dec"):
+            shapes |= {f"{part}_w_ih": (768, 256), f"{part}_w_hh": (768, 256)}
+            shapes |= {f"{part}_b_ih": (768,), f"{part}_b_hh": (768,)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(shape) / 16))
+
+    def _gru(self, part: str, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        names = ("w_ih", "w_hh", "b_ih", "b_hh")
+        x = nn.functional.embedding(tokens, self.get_parameter(f"{part}_emb"))
+        weights = [self.get_parameter(f"{part}_{name}") for name in names]
+        return torch.gru(x, state, weights, True, 1, 0.0, False, False, True)
+
+    def forward(self, letters: Tensor, phonemes: Tensor) -> Tensor:
+        weight = self.get_parameter("fc_w")
+        _, state = self._gru("enc", letters, weight.new_zeros(1, len(letters), weight.shape[1]))
+        spoken, _ = self._gru("dec", phonemes, state)
+        return nn.functional.linear(spoken, weight, self.get_parameter("fc_b"))

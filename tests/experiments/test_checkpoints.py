@@ -12,6 +12,7 @@ from experiments.architectures import (
     AttaCut,
     DigitRecognizer,
     OutputNet,
+    Pronounce,
     ProposalNet,
     RefineNet,
     SileroVAD,
@@ -19,7 +20,7 @@ from experiments.architectures import (
 from experiments.checkpoints import CHECKPOINTS, Checkpoint, markdown, measure, survey
 from experiments.errors import ExperimentError
 
-GROUPS = {DigitRecognizer: 4, ProposalNet: 3, RefineNet: 4, OutputNet: 5, AttaCut: 4, SileroVAD: 5}
+GROUPS = {DigitRecognizer: 4, ProposalNet: 3, RefineNet: 4, OutputNet: 5, AttaCut: 4, SileroVAD: 5, Pronounce: 3}
 
 
 @pytest.mark.parametrize("architecture", list(GROUPS))
