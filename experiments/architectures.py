@@ -184,7 +184,7 @@ class Pronounce(Architecture):
     def _gru(self, part: str, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         names = ("w_ih", "w_hh", "b_ih", "b_hh")
         x = nn.functional.embedding(tokens, self.get_parameter(f"{part}_emb"))
-        weights = [self.get_parameter(f"{part}_{name}") for name in names]
+        weights: list[Tensor] = [self.get_parameter(f"{part}_{name}") for name in names]
         return torch.gru(x, state, weights, True, 1, 0.0, False, False, True)
 
     def forward(self, letters: Tensor, phonemes: Tensor) -> Tensor:

@@ -163,8 +163,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "# Real checkpoints\n\n"
         "Made by `graphnfn checkpoints -o docs/checkpoints.md`: every file is taken from its published package (or\n"
         "built in code, with random weights), converted, verified and restored, one thread each. The largest output\n"
-        "change is relative, in float64, over random permutations, scales over 2 decades, signs, GL matrices and exchanges,\n"
-        "of each group alone and of all together. Peak memory includes Python and PyTorch.\n\n"
+        "change is relative, in float64, over random permutations, scales over 2 decades, signs, GL matrices and\n"
+        "exchanges, of each group alone and of all together. Peak memory includes Python and PyTorch.\n\n"
     )
     head = "| checkpoint | parameters | groups that move | gauges | exchangeable bundles | largest output change | "
     head += "round trip | seconds to convert | peak MB |\n|" + "---|" * 9
