@@ -1,13 +1,15 @@
 """A graph metanetwork that knows permutations only, in the manner of NG-GNN.
 
-Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural Networks" (2024): weights
-are edge features, biases are node features, input and output neurons and depths have learned position embeddings,
-messages are modulated by edges, and edges are updated too.
+Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural Networks" (2024), arXiv
+2403.12143: weights are edge features, biases are node features, input and output neurons and depths have learned
+position embeddings, messages are modulated by edges, and edges are updated too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +50,9 @@ class PermutationGMN(nn.Module):
         >>> PermutationGMN([spec], out=3)(random_graph(spec, networks=5, dtype=torch.float32)).shape
         torch.Size([5, 3])
     """
+
+    symmetry: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
     def __init__(self, specs: Sequence[NetSpec], out: int, *, width: int = 32, rounds: int = 2) -> None:
         super().__init__()

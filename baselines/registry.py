@@ -11,7 +11,7 @@ from torch import nn
 
 from baselines.dws import DeepSetsDWSEditor, DeepSetsDWSNet, DWSEditor, DWSNet
 from baselines.errors import BaselineError
-from baselines.flat_mlp import FlatMLP
+from baselines.flat_mlp import AugmentedFlatMLP, FlatMLP
 from baselines.gmn import PermutationGMN
 from baselines.gmn_lim import LimGMN
 from baselines.magep import MagepNFN, SignMagepNFN
@@ -41,6 +41,7 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "statnn": StatNN,
         "flat_mlp": FlatMLP,
+        "flat_mlp_augmented": AugmentedFlatMLP,
         "gmn": PermutationGMN,
         "statnet": StatNet,
         "nfn_hnp": HNPInvariant,
@@ -81,7 +82,7 @@ def names() -> tuple[str, ...]:
 
     Example:
         >>> names()[:3]
-        ('statnn', 'flat_mlp', 'gmn')
+        ('statnn', 'flat_mlp', 'flat_mlp_augmented')
     """
     return tuple(_BASELINES)
 

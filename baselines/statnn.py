@@ -1,12 +1,15 @@
 """StatNN: an MLP on statistics of every parameter tensor.
 
-Unterthiner, Keysers, Gelly, Bousquet, Tolstikhin, "Predicting Neural Network Accuracy from Weights" (2020); the MLP
-head is the one of Zhou et al., "Permutation Equivariant Neural Functionals" (2023), narrower by default.
+Unterthiner, Keysers, Gelly, Bousquet, Tolstikhin, "Predicting Neural Network Accuracy from Weights" (2020),
+arXiv 2002.11448; the MLP head is the one of Zhou et al., "Permutation Equivariant Neural Functionals" (2023), narrower
+by default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +69,9 @@ class StatNN(nn.Module):
         >>> StatNN([spec], out=3)(random_graph(spec, networks=5, dtype=torch.float32)).shape
         torch.Size([5, 3])
     """
+
+    symmetry: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
     def __init__(self, specs: Sequence[NetSpec], out: int, *, hidden: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
