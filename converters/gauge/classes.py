@@ -31,6 +31,7 @@ class Classes:
         plain: the same without regard to the bundles that they lie in.
         label: of the places that they are bound to; roots of other labels do not take each other's place.
         slot: of every atom, where it occurs itself: tells apart the places of one neuron on one axis.
+        strand: of every atom; the places of one neuron with the same slot are told apart by it.
         bundles: pairs (root, root of the bundle that it lies in).
     """
 
@@ -39,6 +40,7 @@ class Classes:
     plain: Hashes
     label: Hashes
     slot: Hashes
+    strand: Ints
     bundles: Ints
 
 
@@ -51,14 +53,17 @@ def classify(found: Inference) -> Classes:
         plain = _occurrences([roots[f.atoms.reshape(-1)] for f in factors], size)
         slot = _occurrences([f.atoms.reshape(-1) for f in factors], len(roots))
         label = _labels(found, roots, size)
-        pairs = _pairs(found, roots)
+        pairs = _pairs(found, roots, roots)
         part = plain.copy()
-        np.add.at(part, pairs[:, 0], _mix(pairs[:, 1].astype(np.uint64) * _PRIME + np.uint64(7)))
+        inside = _pairs(
+            found, roots, np.arange(len(roots))
+        )  # bundles may be bound to each other, unlike what they hold
+        np.add.at(part, inside[:, 0], _mix(inside[:, 1].astype(np.uint64) * _PRIME + np.uint64(7)))
         _add_rows(found, roots, part)
         own = np.unique(pairs[:, 1])  # a bundle that sits in tensors itself is a group of its own
         part[own] = _mix(part[own] + own.astype(np.uint64) * _PRIME)
         part = _divided(part, label)
-    return Classes(roots, part, plain, label, slot, pairs)
+    return Classes(roots, part, plain, label, slot, found.system.strands(), pairs)
 
 
 def _occurrences(places: list[Ints], size: int) -> Hashes:
@@ -88,14 +93,15 @@ def _labels(found: Inference, roots: Ints, size: int) -> Hashes:
     return out
 
 
-def _pairs(found: Inference, roots: Ints) -> Ints:
-    out = [np.zeros((0, 2), dtype=np.int64)]
+def _pairs(found: Inference, roots: Ints, names: Ints) -> Ints:
+    """Roots and the names of the bundles that they lie in; a bundle does not lie in itself."""
+    out = [np.zeros((0, 3), dtype=np.int64)]
     for rows, parents in found.system.parents:
-        for row, parent in zip(rows, roots[parents].tolist(), strict=True):
+        for row, parent in zip(rows, parents.tolist(), strict=True):
             inside = np.unique(roots[row])
-            out.append(np.stack([inside, np.full_like(inside, parent)], 1))
+            out.append(np.stack([inside, np.full_like(inside, names[parent]), np.full_like(inside, roots[parent])], 1))
     pairs = np.unique(np.concatenate(out), axis=0)
-    return pairs[pairs[:, 0] != pairs[:, 1]]
+    return pairs[pairs[:, 0] != pairs[:, 2], :2]
 
 
 def _divided(part: Hashes, label: Hashes) -> Hashes:

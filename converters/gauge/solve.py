@@ -100,12 +100,12 @@ def _groups(found: Inference, classes: Classes) -> list[_Group]:
                     _, first = np.unique(inside, return_index=True)
                     group = by_part[part] = _Group(inside[np.sort(first)])
                     rank[group.roots] = np.arange(len(group.roots))
-                keys = (rank[roots], classes.slot[f.atoms])
+                keys = (rank[roots], classes.slot[f.atoms], classes.strand[f.atoms])
                 group.places += _places(param, f, mask, keys, len(group.roots))
     return list(by_part.values())
 
 
-def _places(param: str, f: Factor, mask: np.ndarray, keys: tuple[np.ndarray, np.ndarray], size: int) -> list[_Place]:
+def _places(param: str, f: Factor, mask: np.ndarray, keys: tuple[np.ndarray, ...], size: int) -> list[_Place]:
     """Where a group sits on an axis; one entry for every run of rows that are alike, where rows differ."""
     if len(f.axes) == 1:
         return [_place(param, f.axes[0], f.cells, mask, keys, size, ())]
@@ -115,17 +115,17 @@ def _places(param: str, f: Factor, mask: np.ndarray, keys: tuple[np.ndarray, np.
     for start, end in zip(starts, [*starts[1:], len(mask)], strict=True):
         if mask[start].any():
             where = () if end - start == len(mask) else ((f.axes[0], start, end),)
-            row = (keys[0][start], keys[1][start])
+            row = tuple(k[start] for k in keys)
             out.append(_place(param, f.axes[1], f.cells[start], mask[start], row, size, where))
     return out
 
 
 def _place(
-    param: str, axis: int, cells: Ints, mask: np.ndarray, keys: tuple[np.ndarray, np.ndarray], size: int,
+    param: str, axis: int, cells: Ints, mask: np.ndarray, keys: tuple[np.ndarray, ...], size: int,
     where: tuple[tuple[int, int, int], ...],
 ) -> _Place:  # fmt: skip
     index = np.nonzero(mask)[0]
-    order = np.lexsort((index, keys[1][index], keys[0][index]))
+    order = np.lexsort((index, *(k[index] for k in reversed(keys))))
     return _Place(param, axis, index[order].reshape(size, -1), cells[index[order]].reshape(size, -1), where)
 
 

@@ -149,11 +149,28 @@ class System:
                 out.append((np.array([other]), np.array([parent])))
         return out
 
-    def _components(self) -> Ints:
-        if not self.unions:
+    def strands(self) -> Ints:
+        """Per atom, the first atom that it is bound to one to one: tells apart the places where a neuron sits twice.
+
+        Of several entries that are bound to one, each begins a strand of its own, which the same entries of other
+        tensors belong to, in whatever order they have them.
+        """
+        single = []
+        for a, b in self.unions:
+            pairs = np.unique(np.stack([a, b]), axis=1)
+            if all(len(np.unique(side)) == len(side) for side in pairs):
+                single.append((pairs[0], pairs[1]))
+        parts = self._components(single)
+        first = np.full(self.num_atoms, self.num_atoms, dtype=np.int64)
+        np.minimum.at(first, parts, np.arange(self.num_atoms))
+        return first[parts]
+
+    def _components(self, unions: list[tuple[Ints, Ints]] | None = None) -> Ints:
+        unions = self.unions if unions is None else unions
+        if not unions:
             return np.arange(self.num_atoms)
-        a = np.concatenate([u for u, _ in self.unions])
-        b = np.concatenate([v for _, v in self.unions])
+        a = np.concatenate([u for u, _ in unions])
+        b = np.concatenate([v for _, v in unions])
         links = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(self.num_atoms, self.num_atoms))
         return connected_components(links, directed=False)[1].astype(np.int64)
 
