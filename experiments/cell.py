@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from experiments.config import make
 from experiments.data import open_zoo, predict
-from experiments.models import count_parameters
+from experiments.models import count_parameters, take_statistics
 from experiments.tasks import Task
 from experiments.training import Fitted, fit
 from graphnfn.graph import NeuralGraph
@@ -25,6 +25,9 @@ from graphnfn.zoo import Zoo
 
 CHUNK = 64
 """Networks per batch in evaluation; also the unit in which random group elements are drawn."""
+
+MOST_FOR_STATISTICS = 4096
+"""Networks that statistics taken once before the training come from."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def train(config: DictConfig, folder: Path, **options: Any) -> tuple[Zoo, Task, 
     """
     zoo, task, model = prepare(config)
     count_parameters(model, zoo.batch(zoo.split("train")[:2]))  # makes them
+    take_statistics(model, lambda: zoo.batch(zoo.split("train")[:MOST_FOR_STATISTICS]))
     return zoo, task, model, fit(model, task, zoo, make(config.trainer), folder, **options)
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.errors import BaselineError
-from baselines.nfn.encodings import NormalizeEntries
-from baselines.weight_space import weight_space
+from experiments.models import take_statistics
 from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
@@ -55,11 +54,10 @@ def settled(make: Maker, spec: NetSpec, seed: int = 0) -> nn.Module:
     known = random_graph(spec, seed=seed + 1000, networks=8)
     with torch.no_grad():
         model.train()(known)
+        take_statistics(model, lambda: known)
         for module in model.modules():
             if isinstance(module, nn.Sequential) and len(module) and isinstance(module[-1], nn.Sigmoid):
                 module[-1] = nn.Identity()
-            if isinstance(module, NormalizeEntries):
-                module.fit(weight_space(known).channels_last())
         for parameter in model.parameters():
             spread = float(parameter.std(correction=0)) if parameter.ndim > 1 else 0.0
             parameter.add_(0.1 * (spread or parameter.numel() ** -0.5) * torch.randn_like(parameter))

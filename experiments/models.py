@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
 import baselines
+from baselines.nfn.encodings import NormalizeEntries
+from baselines.weight_space import weight_space
 from graphnfn.graph import NeuralGraph
 from graphnfn.models import GraphMetaNet, MetaNetConfig
 from graphnfn.spec import NetSpec
@@ -28,6 +30,18 @@ def graph_meta_net(
 def baseline(*, out: int, specs: Sequence[NetSpec], name: str, **overrides: Any) -> nn.Module:
     """A baseline by name."""
     return baselines.build(name, out=out, specs=specs, **overrides)
+
+
+def take_statistics(model: nn.Module, networks: Callable[[], NeuralGraph]) -> None:
+    """Set the statistics that a model takes once from its training networks, where it has such.
+
+    Args:
+        model: any; only NFN's published normalisation takes statistics so, other models take running ones.
+        networks: gives those of the training split; not called where no statistics are taken.
+    """
+    for module in model.modules():
+        if isinstance(module, NormalizeEntries):
+            module.fit(weight_space(networks()).channels_last())
 
 
 def count_parameters(model: nn.Module, sample: NeuralGraph) -> int:

@@ -1,0 +1,37 @@
+"""Every model has a configuration that trains."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import pytest
+import torch
+
+import baselines
+from baselines.nfn import PositionedNPInvariantAsPublished
+from experiments.cell import train
+from experiments.config import load
+from graphnfn.models import LAYERS
+
+NAMES = sorted(p.name.removesuffix(".yaml") for p in (files("experiments") / "conf" / "model").iterdir())
+NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.build.encoding.fourier=8"]}
+"""Smaller where the configured model would take seconds."""
+
+
+def test_every_model_has_a_configuration() -> None:
+    assert set(NAMES) == {*LAYERS, *baselines.names()}, "add experiments/conf/model/NAME.yaml for every baseline"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_epochs_leave_everything_finite(name: str, tiny: list[str], tmp_path) -> None:
+    words = [*tiny, f"model={name}", "trainer.epochs=2", *NARROW.get(name, [])]
+    _, _, model, fitted = train(load(words), tmp_path)
+    assert torch.isfinite(torch.tensor(fitted.best_score))
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_published_statistics_are_those_of_the_training_networks(tiny: list[str], tmp_path) -> None:
+    zoo, _, model, _ = train(load([*tiny, "model=nfn_np_as_published", "trainer.epochs=1"]), tmp_path)
+    assert isinstance(model, PositionedNPInvariantAsPublished)
+    weights = zoo.batch(zoo.split("train")).stacks()[0].blocks[0]
+    torch.testing.assert_close(model.normalize.get_buffer("weight_mean_0"), weights.mean(0))
