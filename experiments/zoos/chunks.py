@@ -8,39 +8,27 @@ place, and the folder goes away.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments.zoos.engines import Chunk as Chunk
+from experiments.zoos.engines import Make, current
 from graphnfn.errors import ZooError
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.zoo import Zoo
 
-_MOST_WORKERS = 4
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some networks of a zoo: one stack per spec, and a table with a column ``spec``."""
-
-    stacks: Sequence[Stack]
-    table: pd.DataFrame
-
 
 def build_in_chunks(
     folder: str | Path,
     size: int,
-    make: Callable[[range], Chunk],
+    make: Make,
     *,
     chunk: int,
     about: Mapping[str, Any],
@@ -73,33 +61,13 @@ def build_in_chunks(
     left = [numbers for numbers in ranges if not _path(parts, numbers).exists()]
     with _bar(progress) as bar:
         task = bar.add_task(f"building {folder.name}", total=size, completed=size - sum(map(len, left)))
-        for numbers in _make_all(left, make, parts):
+        for numbers, made in current().each(make, left):
+            Zoo.write(_path(parts, numbers), made.stacks, made.table)
             bar.advance(task, len(numbers))
     _join([Zoo.open(_path(parts, numbers)) for numbers in ranges], parts / "zoo", about)
     (parts / "zoo").rename(folder)
     shutil.rmtree(parts)
     return Zoo.open(folder)
-
-
-def _make_all(left: Sequence[range], make: Callable[[range], Chunk], parts: Path) -> Iterator[range]:
-    """Make and write chunks, several at a time; yields each when it is on disk."""
-
-    def one(numbers: range) -> range:
-        torch.set_num_threads(1)
-        made = make(numbers)
-        Zoo.write(_path(parts, numbers), made.stacks, made.table)
-        return numbers
-
-    # Chunks side by side, each on one thread, beat one chunk on all threads (no waiting inside an operation), and
-    # rounding then does not depend on the number of cores. Python's lock makes more than a few of them useless.
-    pool = ThreadPoolExecutor(min(_MOST_WORKERS, os.cpu_count() or 1))
-    threads = torch.get_num_threads()
-    try:
-        for future in as_completed([pool.submit(one, numbers) for numbers in left]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
 
 
 def _path(parts: Path, numbers: range) -> Path:
