@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from converters.convert import Inputs, Source, convert, tensors_of
-from converters.verify import Runner, Verification, relative_error, verify_graph, with_law
+from converters.verify import Runner, Verification, disturbed, relative_error, verify_graph, with_law
 from graphnfn.errors import ConversionError
 from graphnfn.functional import input_shape, run
 from graphnfn.graph import NeuralGraph
@@ -124,4 +124,5 @@ def _verify_chain(
             errors[name] = max(errors.get(name, 0.0), relative_error(base, runner(moved)))
         joint = max(joint, relative_error(base, runner(act(element, graph).state_dict())))
     failed = {name: error for name, error in errors.items() if not error <= 1e-9}
-    return Verification(errors, joint, failed, ())
+    control = relative_error(base, runner(dict(disturbed(tensors))))
+    return Verification(errors, joint, failed, (), control)

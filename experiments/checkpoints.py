@@ -147,14 +147,22 @@ def measure(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
         hidden = [g for g in graph.spec.groups if g.role == "hidden"]
         report, groups = verify(path, graph.spec), len(hidden)
         row |= {"kinds": dict(Counter(_KINDS[g.gauge[0]] for g in hidden if g.gauge[0])), "families": 0}
-    row |= {"groups": groups, "error": report.worst, "demoted": len(report.demoted)}
+    row |= {"groups": groups, "error": report.worst, "demoted": len(report.demoted), "control": report.control}
     tensors, state = tensors_of(path), restore(graph, like=path)
     row["exact"] = list(state) == list(tensors) and all(torch.equal(state[k], v) for k, v in tensors.items())
-    row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    row["peak_mb"] = _peak_mb()
     return row
 
 
 _KINDS = {Gauge.POSITIVE: "positive", Gauge.SIGN: "sign", Gauge.NONZERO: "nonzero"}
+
+
+def _peak_mb() -> float:
+    """Peak memory of this process; Linux counts the parent's in what ``resource`` tells of a child."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    peak = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if peak is None else int(peak)) / 1024
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -164,18 +172,20 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "Made by `graphnfn checkpoints -o docs/checkpoints.md`: every file is taken from its published package (or\n"
         "built in code, with random weights), converted, verified and restored, one thread each. The largest output\n"
         "change is relative, in float64, over random permutations, scales over 2 decades, signs, GL matrices and\n"
-        "exchanges, of each group alone and of all together. Peak memory includes Python and PyTorch.\n\n"
+        "exchanges, of each group alone and of all together; the control is the change with weights up to\n"
+        "30 % off. Peak memory includes Python and PyTorch.\n\n"
     )
     head = "| checkpoint | parameters | groups that move | gauges | exchangeable bundles | largest output change | "
-    head += "round trip | seconds to convert | peak MB |\n|" + "---|" * 9
+    head += "control | round trip | seconds to convert | peak MB |\n|" + "---|" * 10
     lines = [head]
     for row in rows:
         if "parameters" not in row:
-            lines.append(f"| {row['name']} | failed: {row['error']} |" + " |" * 7)
+            lines.append(f"| {row['name']} | failed: {row['error']} |" + " |" * 8)
             continue
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(row["kinds"].items()))
         error = f"{row['error']:.1e}" + (f" ({row['demoted']} groups demoted)" if row["demoted"] else "")
         cells = [row["name"], f"{row['parameters']:,}", row["groups"], kinds, row["families"], error]
+        cells.append(f"{row['control']:.1g}")
         cells += ["bit-exact" if row["exact"] else "differs", f"{row['seconds']:.1f}", f"{row['peak_mb']:.0f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return text + "\n".join(lines) + "\n"

@@ -29,7 +29,7 @@ def test_a_row_of_every_architecture(architecture: type[Architecture], tmp_path:
     torch.save(architecture().state_dict(), path)
     row = measure(Checkpoint("net", "package==1", "weights.pt", architecture), path)
     assert row["groups"] == GROUPS[architecture] and row["demoted"] == 0
-    assert row["error"] < 1e-9 and row["exact"]
+    assert row["error"] < 1e-9 < row["control"] and row["exact"]
     assert row["parameters"] == sum(p.numel() for p in architecture().parameters()) + _buffers(architecture)
 
 
@@ -39,9 +39,9 @@ def _buffers(architecture: type[Architecture]) -> int:
 
 def test_a_table_also_says_what_failed() -> None:
     row = {"name": "net", "parameters": 1234, "groups": 2, "kinds": {"GL": 1}, "families": 0, "error": 1e-12}
-    row |= {"demoted": 1, "exact": False, "seconds": 0.5, "peak_mb": 100.0}
+    row |= {"control": 0.31, "demoted": 1, "exact": False, "seconds": 0.5, "peak_mb": 100.0}
     text = markdown([row, {"name": "other", "error": "no such file"}])
-    assert "| net | 1,234 | 2 | 1 GL | 0 | 1.0e-12 (1 groups demoted) | differs | 0.5 | 100 |" in text
+    assert "| net | 1,234 | 2 | 1 GL | 0 | 1.0e-12 (1 groups demoted) | 0.3 | differs | 0.5 | 100 |" in text
     assert "| other | failed: no such file |" in text
 
 

@@ -15,7 +15,7 @@ from converters import ConversionError, convert, restore, verify
 from converters.exchanges import with_exchanges
 from converters.verify import demote, verify_graph, with_law
 from graphnfn.errors import SpecError, SymmetryError
-from graphnfn.law import Exchange, Piece
+from graphnfn.law import Exchange, Leg, MoveGroup, Piece
 from graphnfn.program import Program, operator
 from graphnfn.running import run_traced
 from graphnfn.symmetry.law_element import LawElement
@@ -261,3 +261,43 @@ def test_exchanges_are_searched_in_limited_time(graph: gn.NeuralGraph) -> None:
     plain = with_law(graph, replace(_law(graph), exchanges=()))
     assert not _law(with_exchanges(plain, seconds=0.0)).exchanges
     assert [e.parts for e in _law(with_exchanges(plain)).exchanges] == [e.parts for e in _law(graph).exchanges]
+
+
+class _Silent(nn.Module):
+    """Weights that do not matter: any claim on them would pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e-30 * self.b(torch.relu(self.a(x))) + x[:, :2]
+
+
+def test_a_check_that_cannot_fail_shows(graph: gn.NeuralGraph) -> None:
+    """The control says by how much other weights change the outputs."""
+    inputs = torch.randn(3, 4)
+    silent = convert(_Silent(), example_input=inputs)
+    assert verify_graph(silent)[1].control < 1e-15
+    assert verify_graph(graph)[1].control > 1e-4
+
+
+def test_a_claim_that_most_elements_spare_is_caught() -> None:
+    """All permutations of four neurons are claimed, where those hold that keep two pairs: a third of them."""
+
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).view(-1, 2, 2).sum(-1).tanh().sum(1, keepdim=True).expand(-1, 2))
+
+    graph = convert(Pairs(), example_input=torch.randn(5, 3))
+    law = _law(graph)
+    rows = MoveGroup("rows", 4, True)
+    legs = [Leg("a.weight", 0, "rows", (0,), 1), Leg("a.bias", 0, "rows", (0,), 1)]
+    false = replace(law, groups=(rows,), gauges=(), legs=tuple(legs), families=(), exchanges=())
+    for seed in range(6):
+        kept, report = verify_graph(with_law(graph, false), draws=1, seed=seed)
+        assert "rows" in report.demoted and report.worst < 1e-9 and not _law(kept).groups[0].permutable
