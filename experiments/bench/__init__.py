@@ -1,0 +1,1 @@
+"""What metanetworks cost in time and memory: ``graphnfn bench``."""

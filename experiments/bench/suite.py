@@ -1,0 +1,51 @@
+"""All measurements of ``graphnfn bench``, one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments import provenance
+from experiments.bench import curves, large, loading, roofline, scaling
+from experiments.bench.timing import one_thread
+from experiments.errors import ExperimentError
+
+PARTS: Mapping[str, Callable[[], Any]] = {
+    "roofline": roofline.roofline,
+    "layers": curves.layers,
+    "models": curves.by_model,
+    "batches": curves.by_batch,
+    "widths": curves.by_width,
+    "published": curves.against_published,
+    "scaling": scaling.scaling,
+    "loading": loading.loading,
+    "large": large.large,
+}
+
+
+def bench(parts: Sequence[str] = (), say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Measure.
+
+    Args:
+        parts: some of :data:`PARTS`; all where empty.
+        say: told what is measured.
+
+    Returns:
+        Per part ``{"load": [before, after], "found": ...}``, and ``origin``: commit and machine. Load is the machine's
+        average number of running processes over the last minute: other than about 1 means that others ran as well.
+
+    Raises:
+        ExperimentError: an unknown part.
+    """
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown:
+        raise ExperimentError(f"unknown parts {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    one_thread()
+    result: dict[str, Any] = {"origin": {"commit": provenance.commit(), **provenance.machine()}}
+    for name in parts or PARTS:
+        say(f"measuring {name}")
+        before = os.getloadavg()[0]
+        found = PARTS[name]()
+        result[name] = {"load": [before, os.getloadavg()[0]], "found": found}
+    return result

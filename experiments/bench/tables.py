@@ -1,0 +1,151 @@
+"""The measurements as tables of text, the same for the page and for the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.bench import roofline, scaling
+from experiments.bench.large import LIMIT_GB
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table, with a sentence or two on how to read it."""
+
+    title: str
+    text: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def tables(result: dict[str, Any]) -> list[Table]:
+    """A table for every part that was measured."""
+    found = [(make, result[part]) for part, make in _TABLES.items() if part in result]
+    return [_with_load(make(part["found"]), part["load"]) for make, part in found]
+
+
+def _with_load(table: Table, load: Sequence[float]) -> Table:
+    words = f"{table.text} Load average before and after: {load[0]:.1f}, {load[1]:.1f}."
+    return Table(table.title, words, table.head, table.rows)
+
+
+def spread(values: dict[str, float], digits: int = 3) -> str:
+    """A median with its quartiles."""
+    low, middle, high = (f"{values[k]:.{digits}g}" for k in ("low", "middle", "high"))
+    return f"{middle} ({low} to {high})"
+
+
+def _roofline(rows: list[dict[str, Any]]) -> Table:
+    head = ("networks", "width", "running, CPU ms", "forward / running, CPU", "wall", "both / running, CPU", "wall")
+    head += ("forward / on images, CPU", "both / on images, CPU")
+    lines = []
+    for r in rows:
+        line = [r["shape"], str(r["width"]), f"{r['running_cpu_ms']:.2f}"]
+        line += [spread(r[f"{k}_over_running"][c]) for k in ("forward", "both") for c in ("cpu", "wall")]
+        line += [spread(r[k]["cpu"]) if (k := f"{p}_over_images") in r else "" for p in ("forward", "both")]
+        lines.append(line)
+    text = (
+        f"A native sweep of width d over running the same networks on d inputs each. Wanted: at most "
+        f"{roofline.TARGET:g} forward, {3 * roofline.TARGET:g} for forward and backward. Running is a bare chain of "
+        "batched products; a convolution acts at one position, so that each weight is used once per input. The last "
+        "columns compare with running on d images of 28 x 28."
+    )
+    return Table("Roofline", text, head, lines)
+
+
+def _cost_rows(rows: list[dict[str, Any]], *facts: str) -> list[list[str]]:
+    return [
+        [r["shape"], *(f"{r[f]:,}" for f in facts), r["name"], spread(r["cpu_ms"]), spread(r["wall_ms"]),
+         f"{r['peak_kb_per_network']:,.1f}"]
+        for r in rows if not r.get("refused")
+    ]  # fmt: skip
+
+
+_COST = ("model", "CPU ms", "wall ms", "peak KiB per network")
+
+
+def _layers(rows: list[dict[str, Any]]) -> Table:
+    text = f"Forward and backward of one layer, {rows[0]['networks']} networks, width {rows[0]['width']}."
+    return Table("Layers", text, ("networks", *_COST), _cost_rows(rows))
+
+
+def _models(rows: list[dict[str, Any]]) -> Table:
+    refused = sorted({f"{r['name']} ({r['shape']})" for r in rows if r.get("refused")})
+    text = f"Training steps (forward, loss, backward, AdamW) on {rows[0]['networks']} networks, default settings."
+    text += f" Not built for these networks: {', '.join(refused)}." if refused else ""
+    return Table("Models", text, ("networks", "parameters", *_COST), _cost_rows(rows, "parameters"))
+
+
+def _batches(rows: list[dict[str, Any]]) -> Table:
+    head = ("shape", "networks a batch", *_COST)
+    return Table("Batch size", "Training steps of our models at width 32.", head, _cost_rows(rows, "networks"))
+
+
+def _widths(rows: list[dict[str, Any]]) -> Table:
+    text = f"Training steps of our models on {rows[0]['networks']} networks."
+    return Table("Width", text, ("networks", "width", *_COST), _cost_rows(rows, "width"))
+
+
+def _published(rows: list[dict[str, Any]]) -> Table:
+    head = ("networks", "published code", "its ms", "combined, CPU ms", "times cheaper", "our counterpart, CPU ms")
+    head += ("times cheaper", "its KiB per network", "combined", "share")
+    lines = []
+    for r in rows:
+        theirs, mine = r["published_peak_kb_per_network"], r["combined"]["peak_kb_per_network"]
+        line = [r["shape"], r["published"], f"{r['published_step_ms']:,}", spread(r["combined"]["cpu_ms"])]
+        line += [f"{r['cheaper_time']:.1f}", spread(r["counterpart"]["cpu_ms"]), f"{r['counterpart_cheaper_time']:.1f}"]
+        line += [f"{theirs:,.0f}", f"{mine:,.1f}", f"1/{theirs / mine:.0f}"] if theirs else ["", f"{mine:,.1f}", ""]
+        lines.append(line)
+    text = (
+        "Training steps on 64 networks: published codes, run unmodified at another time on a machine of the same kind "
+        "(experiments/published_costs.yaml says how; growth of resident memory), next to our combined model and to the "
+        "same baseline here with the published settings."
+    )
+    return Table("Published codes", text, head, lines)
+
+
+def _scaling(found: dict[str, Any]) -> Table:
+    lines = [[*row[:1], *row[1:]] for row in _cost_rows(found["rows"], "weights")]
+    parts = [
+        f"{name}: time {e['time']['line']:.2f} (steepest {e['time']['steepest']:.2f}), "
+        f"memory {e['memory']['line']:.2f} ({e['memory']['steepest']:.2f})"
+        for name, e in found["exponents"].items()
+    ]
+    text = f"Training steps on one network. Exponents, wanted at most {scaling.TARGET}: {'; '.join(parts)}."
+    return Table("Growth with the network", text, ("network", "weights", *_COST), lines)
+
+
+def _loading(rows: list[dict[str, Any]]) -> Table:
+    lines = [[r["shape"], r["name"], *(_percent(r["share"][k]) for k in ("cpu", "wall"))] for r in rows]
+    text = "Share of zoo.batch, shuffled rows from a memory-mapped file, in a training step. Wanted: at most 5 %."
+    return Table("Data loading", text, ("networks", "model", "CPU", "wall"), lines)
+
+
+def _percent(share: dict[str, float]) -> str:
+    low, middle, high = sorted(100 * v for v in share.values())
+    return f"{middle:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def _large(rows: list[dict[str, Any]]) -> Table:
+    lines = []
+    for r in rows:
+        if "error" in r:
+            lines.append([r["name"], "failed", r["error"]] + [""] * 5)
+            continue
+        line = [r["name"], f"{r['weights']:,}", f"{r['convert']['wall_s']:.1f}", f"{r['convert']['peak_gb']:.1f}"]
+        line += [f"{r[p][k]:.1f}" for p in ("forward", "both") for k in ("cpu_s", "peak_gb")]
+        lines.append(line)
+    text = (
+        "One network through two rounds of width 32, each in a process of its own; peak resident memory of the "
+        f"process so far. Wanted: at most {LIMIT_GB:g} GB."
+    )
+    head = ("network", "weights", "convert, s", "GB", "forward, CPU s", "GB", "forward and backward, CPU s", "GB")
+    return Table("Large networks", text, head, lines)
+
+
+_TABLES: dict[str, Callable[[Any], Table]] = {
+    "roofline": _roofline, "layers": _layers, "models": _models, "batches": _batches, "widths": _widths,
+    "published": _published, "scaling": _scaling, "loading": _loading, "large": _large,
+}  # fmt: skip

@@ -1,0 +1,183 @@
+"""The benchmark: its clocks and its memory tell what is there, and its page shows all parts."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import baselines
+from baselines.errors import BaselineError
+from experiments.bench import curves, large, loading, roofline, scaling, subjects, suite
+from experiments.bench.page import html, markdown, write
+from experiments.bench.subjects import SHAPES, ours
+from experiments.bench.timing import Spread, Times, interleaved, peak_bytes
+from experiments.errors import ExperimentError
+from graphnfn.functional import run
+from graphnfn.graph import NeuralGraph
+from graphnfn.models import LAYERS
+from graphnfn.symmetry.canonical import canonical_scales
+
+
+def test_rounds_are_interleaved() -> None:
+    order: list[str] = []
+    times = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert order == ["a", "b"] * 4 and len(times["a"].cpu) == 3  # the first is a warm-up
+
+
+def test_no_round_starts_after_the_time_is_over() -> None:
+    times = interleaved({"slow": lambda: time.sleep(0.02)}, rounds=50, seconds=0.03)
+    assert 1 <= len(times["slow"].cpu) < 5
+
+
+def test_cpu_time_is_not_wall_time() -> None:
+    (times,) = interleaved({"sleep": lambda: time.sleep(0.02)}, rounds=3).values()
+    assert min(times.wall) >= 20 and max(times.cpu) < 10
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    slow, fast = Times((2.0, 40.0, 6.0), (2.0, 40.0, 6.0)), Times((1.0, 10.0, 2.0), (1.0, 10.0, 2.0))
+    assert slow.ratio(fast)[0] == Spread.of([2.0, 4.0, 3.0]) and slow.ratio(fast)[0].middle == 3
+
+
+def test_memory_counts_what_is_held_at_one_time() -> None:
+    def one_after_the_other() -> None:
+        for _ in range(5):
+            torch.ones(100_000)
+
+    def together() -> Tensor:
+        return torch.stack([torch.ones(100_000) for _ in range(5)])
+
+    assert 400_000 <= peak_bytes(one_after_the_other) < 500_000
+    assert 4_000_000 <= peak_bytes(together) < 4_100_000
+
+
+def test_memory_of_the_backward_pass_counts() -> None:
+    layer, x = nn.Linear(300, 300), torch.randn(2, 300)
+
+    def both() -> None:
+        layer.zero_grad()
+        layer(x).sum().backward()
+
+    assert peak_bytes(both) - peak_bytes(lambda: layer(x)) > 300_000  # the gradient of the weights
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_the_roofline_runs_the_networks(name: str) -> None:
+    """At one position the bare chain computes what the networks compute."""
+    stack = canonical_scales(SHAPES[name].stack(3))[1]
+    step = roofline.running(stack, 5)
+    out = step()
+    assert out.shape == (3, stack.spec.groups[-1].size, 5)
+    if name == "siren":
+        start = next(c.cell_contents for c in step.__closure__ or () if _is_batch(c.cell_contents))
+        want = run(stack, start.transpose(1, 2), per_network=True)
+        torch.testing.assert_close(out.transpose(1, 2), want, rtol=1e-4, atol=1e-4)
+
+
+def _is_batch(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def test_slopes_of_powers() -> None:
+    found = scaling.slopes([0.0, 1.0, 2.0, 3.0], [1.0, 3.0, 5.0, 7.0])
+    assert found["line"] == pytest.approx(2) and found["steepest"] == pytest.approx(2)
+
+
+def test_models_that_do_not_read_a_shape_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "names", lambda: ("statnn", "dws"))
+    found, refused = subjects.readable(SHAPES["small_cnn"])
+    assert set(found) >= {*LAYERS, "statnn", "PyPI nfn (HNP)"} and refused == ["dws"]
+    assert not subjects.readable(SHAPES["siren"])[1]
+
+
+def test_other_failures_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> nn.Module:
+        raise RuntimeError("broken")
+
+    def refusing() -> nn.Module:
+        raise BaselineError("another shape")
+
+    monkeypatch.setattr(subjects, "models", lambda _: {"refusing": refusing})
+    assert subjects.readable(SHAPES["siren"]) == ({}, ["refusing"])
+    monkeypatch.setattr(subjects, "models", lambda _: {"broken": broken})
+    with pytest.raises(RuntimeError, match="broken"):
+        subjects.readable(SHAPES["siren"])
+
+
+def test_every_published_figure_has_its_counterpart() -> None:
+    rows = curves.against_published(networks=2, rounds=1, only=["statnet", "dws_deepsets"])
+    assert {r["baseline"] for r in rows} == {"statnet", "dws_deepsets"}
+    assert all(r["cheaper_time"] > 0 for r in rows)
+
+
+@pytest.fixture(scope="module")
+def result() -> dict:
+    small = {
+        "roofline": roofline.roofline(widths=(4,), networks=2, rounds=2),
+        "layers": curves.layers(width=4, networks=2, rounds=1),
+        "models": [*curves.by_batch((2,), rounds=1), {"shape": "small CNN", "name": "dws", "refused": True}],
+        "batches": curves.by_batch((1, 2), rounds=1),
+        "widths": curves.by_width((4, 8), networks=2, rounds=1),
+        "published": curves.against_published(networks=2, rounds=1, only=["statnet", "dws_deepsets"]),
+        "scaling": scaling.scaling((4, 8), width=4, rounds=1),
+        "loading": loading.loading(networks=4, zoo_size=16, rounds=2),
+        "large": [large.measure("encoder"), {"name": "other", "error": "exit code 1: no memory"}],
+    }
+    for row in small["models"]:
+        row["parameters"] = 1234
+    parts = {name: {"load": [1.0, 1.5], "found": found} for name, found in small.items()}
+    return {"origin": {"commit": "abc", "processor": "some"}, **parts}
+
+
+def test_every_part_is_in_the_page(result: dict, tmp_path: Path) -> None:
+    assert set(result) == {"origin", *suite.PARTS}
+    page, text = html(result), markdown(result)
+    assert page.count("<h2>") == len(suite.PARTS) + 2 and page.count("<svg") == 3
+    assert text.count("\n## ") == len(suite.PARTS) and "Load average before and after: 1.0, 1.5." in text
+    assert "dws (small CNN)" in text and "exit code 1: no memory" in text
+    for line in text.splitlines():
+        assert not line.startswith("|") or line.endswith("|")
+    assert [p.suffix for p in write(result, tmp_path / "speed.md")] == [".md", ".json", ".html"]
+    assert json.loads((tmp_path / "speed.json").read_text())["origin"] == result["origin"]
+
+
+def test_tables_are_rectangular(result: dict) -> None:
+    widths: set[int] = set()
+    for line in [*markdown(result).splitlines(), "## end"]:
+        if line.startswith("## "):
+            assert len(widths) <= 1
+            widths = set()
+        elif line.startswith("|"):
+            widths.add(line.count("|"))
+
+
+def test_a_large_network_leaves_its_time_and_memory(result: dict) -> None:
+    row = result["large"]["found"][0]
+    assert row["both"]["cpu_s"] > 0 and row["convert"]["peak_gb"] <= row["both"]["peak_gb"] < 24
+
+
+def test_unknown_parts_are_refused() -> None:
+    with pytest.raises(ExperimentError, match="unknown parts speed"):
+        suite.bench(["speed"])
+
+
+@pytest.mark.parametrize("layer", list(LAYERS))
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_models_run_in_bfloat16(layer: str, name: str) -> None:
+    """Under autocast predictions stay within its precision, and all gradients are finite."""
+    shape = SHAPES[name]
+    graph, model = NeuralGraph.from_stacks([shape.stack(4)]), ours(layer, shape, width=16)
+    want = model(graph)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = model(graph)
+        loss = got.float().square().mean()
+    loss.backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert grads and all(bool(g.isfinite().all()) for g in grads)
+    error = ((got.float() - want).abs().max() / want.abs().max()).detach()
+    assert 0 < float(error) < 0.1  # zero would mean that nothing was cast
