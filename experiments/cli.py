@@ -170,6 +170,19 @@ def checkpoints(
 
 
 @app.command()
+def bench(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A Markdown file; .json and .html go beside it.")],
+    parts: Annotated[Optional[list[str]], typer.Argument(help="Only these: roofline, layers, models, ...")] = None,  # noqa: UP045
+) -> None:
+    """Measure time and memory of models and baselines; write tables, numbers and a page."""
+    from experiments.bench.page import write
+    from experiments.bench.suite import bench as run
+
+    for path in write(run(parts or (), lambda line: out.print(line, highlight=False, markup=False)), output):
+        out.print(str(path), highlight=False)
+
+
+@app.command()
 def plot(
     source: Source,
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture: .png, .svg or .pdf.")],
