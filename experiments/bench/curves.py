@@ -143,6 +143,5 @@ def against_published(*, networks: int = 64, rounds: int = 3, only: Sequence[str
 
 def _counterpart(figure: Mapping[str, Any], shape: Shape) -> nn.Module:
     """The baseline with the settings of the published figure."""
-    plain = baselines.build(figure["baseline"], out=shape.out, specs=[shape.spec])
-    presets: Any = type(plain).presets
-    return baselines.build(figure["baseline"], out=shape.out, specs=[shape.spec], **presets[figure["preset"]])
+    plain: Any = type(baselines.build(figure["baseline"], out=shape.out, specs=[shape.spec]))
+    return baselines.build(figure["baseline"], out=shape.out, specs=[shape.spec], **plain.presets[figure["preset"]])

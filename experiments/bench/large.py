@@ -46,9 +46,9 @@ def measure(name: str) -> dict[str, Any]:
     architecture = NETWORKS[name]
     module = architecture().eval()
     row: dict[str, Any] = {"name": name, "weights": sum(p.numel() for p in module.parameters())}
-    examples = architecture.examples()
+    examples = list(architecture.examples())
     start = time.perf_counter()
-    graph = convert(module, example_input=examples if len(examples) > 1 else examples[0], verify=False)
+    graph = convert(module, example_input=tuple(examples) if len(examples) > 1 else examples[0], verify=False)
     row["convert"] = {"wall_s": time.perf_counter() - start, "peak_gb": _peak_gb()}
     model = GraphMetaNet(MetaNetConfig(width=32, rounds=2))
     batch = NeuralGraph.batch([graph])

@@ -25,13 +25,11 @@ _LEAD = (
 )
 
 
-def write(result: dict[str, Any], path: Path) -> list[Path]:
+def write(result: dict[str, Any], path: Path) -> None:
     """Write the document to a path, the numbers and the page beside it."""
     texts = {".md": markdown(result), ".json": json.dumps(result, indent=1) + "\n", ".html": html(result)}
-    found = [path.with_suffix(suffix) for suffix in texts]
-    for place, text in zip(found, texts.values(), strict=True):
-        write_text(place, text)
-    return found
+    for suffix, text in texts.items():
+        write_text(path.with_suffix(suffix), text)
 
 
 def html(result: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments import provenance
@@ -24,16 +24,17 @@ PARTS: Mapping[str, Callable[[], Any]] = {
 }
 
 
-def bench(parts: Sequence[str] = (), say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Measure.
+def bench(parts: Sequence[str] = (), say: Callable[[str], None] = lambda _: None) -> Iterator[dict[str, Any]]:
+    """Measure part by part, so that what is there can be kept when a later part is cut short.
 
     Args:
         parts: some of :data:`PARTS`; all where empty.
         say: told what is measured.
 
-    Returns:
-        Per part ``{"load": [before, after], "found": ...}``, and ``origin``: commit and machine. Load is the machine's
-        average number of running processes over the last minute: other than about 1 means that others ran as well.
+    Yields:
+        After each part, all parts so far as ``{"load": [before, after], "found": ...}``, and ``origin``: commit and
+        machine. Load is the machine's average number of running processes over the last minute: other than about 1
+        means that others ran as well.
 
     Raises:
         ExperimentError: an unknown part.
@@ -47,5 +48,5 @@ def bench(parts: Sequence[str] = (), say: Callable[[str], None] = lambda _: None
         say(f"measuring {name}")
         before = os.getloadavg()[0]
         found = PARTS[name]()
-        result[name] = {"load": [before, os.getloadavg()[0]], "found": found}
-    return result
+        result = {**result, name: {"load": [before, os.getloadavg()[0]], "found": found}}
+        yield result

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -86,7 +87,7 @@ def peak_bytes(step: Step) -> int:
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         step()
-    results = found.profiler and found.profiler.kineto_results
+    results: Any = found.profiler and found.profiler.kineto_results
     assert results is not None
     events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
     held = most = 0

@@ -142,7 +142,8 @@ def test_every_part_is_in_the_page(result: dict, tmp_path: Path) -> None:
     assert "dws (small CNN)" in text and "exit code 1: no memory" in text
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith("|")
-    assert [p.suffix for p in write(result, tmp_path / "speed.md")] == [".md", ".json", ".html"]
+    write(result, tmp_path / "speed.md")
+    assert {p.suffix for p in tmp_path.iterdir()} == {".md", ".json", ".html"}
     assert json.loads((tmp_path / "speed.json").read_text())["origin"] == result["origin"]
 
 
@@ -163,7 +164,13 @@ def test_a_large_network_leaves_its_time_and_memory(result: dict) -> None:
 
 def test_unknown_parts_are_refused() -> None:
     with pytest.raises(ExperimentError, match="unknown parts speed"):
-        suite.bench(["speed"])
+        next(suite.bench(["speed"]))
+
+
+def test_parts_are_given_out_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "PARTS", {"a": lambda: 1, "b": lambda: 2})
+    first, second = suite.bench()
+    assert set(first) == {"origin", "a"} and set(second) == {"origin", "a", "b"} and second["b"]["found"] == 2
 
 
 @pytest.mark.parametrize("layer", list(LAYERS))
