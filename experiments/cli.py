@@ -178,8 +178,9 @@ def bench(
     from experiments.bench.page import write
     from experiments.bench.suite import bench as run
 
-    for path in write(run(parts or (), lambda line: out.print(line, highlight=False, markup=False)), output):
-        out.print(str(path), highlight=False)
+    for result in run(parts or (), lambda line: out.print(line, highlight=False, markup=False)):
+        write(result, output)
+    out.print(str(output), highlight=False)
 
 
 @app.command()
