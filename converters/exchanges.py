@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import zlib
 from dataclasses import replace
 
@@ -23,11 +22,12 @@ SEEN = 1e3 * TOLERANCE
 """Outputs that change less when the tensors in question become larger say nothing."""
 LARGE = 1 << 16
 """Entries of a tensor that is taken to be generic."""
-SECONDS = 10.0
-"""Time for the search; what was not tried by then is not claimed."""
+TESTS, ENTRIES = 500, 4_000_000_000
+"""At most so many tests, and so many entries of weights read for them (but 30 tests): no clock, so that a network has
+the same symmetry on every machine. What was not tested by then is not claimed."""
 
 
-def with_exchanges(graph: NeuralGraph, seconds: float = SECONDS) -> NeuralGraph:
+def with_exchanges(graph: NeuralGraph, tests: int = TESTS) -> NeuralGraph:
     """The graph with the exchanges of parts that its law lacks.
 
     ``f(exchange w) = f(w)`` is tested for the transposition of the first two parts and the cycle of all, which
@@ -36,12 +36,12 @@ def with_exchanges(graph: NeuralGraph, seconds: float = SECONDS) -> NeuralGraph:
 
     Args:
         graph: one traced network.
-        seconds: for the search.
+        tests: at most so many, fewer for large networks.
     """
     stack = graph.stacks()[0]
     assert isinstance(stack, TracedStack)
     law, spec = stack.spec.law, stack.spec
-    end = time.monotonic() + seconds
+    left = min(tests, max(30, ENTRIES // max(1, spec.num_params)))
     test: _Test | None = None
     found: list[Exchange] = []
     failed: set[str] = set()  # one layer of many alike, one head of many: what fails there fails everywhere
@@ -50,10 +50,11 @@ def with_exchanges(graph: NeuralGraph, seconds: float = SECONDS) -> NeuralGraph:
         if kind in failed:
             continue
         for exchange in proposed:
-            if time.monotonic() > end:
-                break
             if any(_conflict(exchange, other) for other in found):
                 continue
+            if left == 0:
+                break
+            left -= 1
             try:
                 test = test or _Test(stack)
             except ConversionError:  # it does not run on random weights: nothing can be shown

@@ -34,7 +34,7 @@ def load_graph(
         activation: of the hidden layers, where a bare state dict cannot tell.
         omega: frequency of sin and cos.
         module: ``PACKAGE.MODULE:CALLABLE`` that makes the network, for files that hold tensors only.
-        shape: of its input, such as ``2,3,224,224``.
+        shape: of its input, such as ``2,3,224,224``, or ``int:2,16`` for tokens; several between semicolons.
 
     Raises:
         GraphNFNError: the file is neither, or the module cannot be made.
@@ -61,11 +61,20 @@ def _made(name: str) -> nn.Module:
     return made.eval()
 
 
-def _example(shape: str) -> Tensor:
+def _example(shapes: str) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(_drawn(text.strip(), generator) for text in shapes.split(";"))
+
+
+def _drawn(text: str, generator: torch.Generator) -> Tensor:
+    """Random numbers; with ``int:`` in front, tokens 0 and 1, which every vocabulary has."""
     try:
-        return torch.randn([int(n) for n in shape.split(",")], generator=torch.Generator().manual_seed(0))
+        shape = [int(n) for n in text.removeprefix("int:").split(",")]
+        if text.startswith("int:"):
+            return torch.randint(2, shape, generator=generator)
+        return torch.randn(shape, generator=generator)
     except (ValueError, RuntimeError) as error:
-        raise ExperimentError(f"--input {shape!r}: expected sizes such as 2,3,224,224") from error
+        raise ExperimentError(f"--input {text!r}: expected sizes such as 2,3,224,224, or int:2,16 for tokens") from error
 
 
 def check(graph: NeuralGraph) -> Verification | None:
