@@ -15,9 +15,12 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from torch.utils.data import DataLoader
 
 from experiments.data import Batch, loader
 from experiments.errors import ExperimentError
+from experiments.shares import EpochOrder, Shares, epoch_seed, share_loader
 from experiments.tasks import Task
 from graphnfn.zoo import Zoo
 
@@ -35,6 +38,7 @@ class TrainerConfig:
         weight_decay: of AdamW.
         warmup: share of the steps in which the learning rate rises.
         clip: largest norm of the gradient.
+        devices: processes that share every batch, each on a device of its own (on a CPU: each a process).
 
     Raises:
         ExperimentError: a value is out of range.
@@ -46,8 +50,11 @@ class TrainerConfig:
     weight_decay: float
     warmup: float
     clip: float
+    devices: int = 1
 
     def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ExperimentError(f"got trainer.devices={self.devices}; expected 1 or more")
         if self.epochs < 1 or self.batch_size < 1 or not 0 <= self.warmup < 1 or self.learning_rate < 0:
             raise ExperimentError(
                 f"got {self}; expected at least one epoch and one network per batch, warmup in [0, 1), no negative rate"
@@ -68,17 +75,40 @@ class Fitted:
 
 
 class MetaNetModule(lightning.LightningModule):
-    """A metanetwork with a task, as Lightning trains it."""
+    """A metanetwork with a task and a zoo, as Lightning trains it.
 
-    def __init__(self, model: nn.Module, task: Task, config: TrainerConfig) -> None:
+    An epoch depends on the weights, the seed and its number only: training that was killed and resumed ends at the
+    same weights. With several processes every gradient is that of the whole batch; all of them validate on everything.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, zoo: Zoo, config: TrainerConfig) -> None:
         super().__init__()
-        self.model, self.task, self.config = model, task, config
+        self.model, self.task, self.zoo, self.config = model, task, zoo, config
+        self._seed = torch.initial_seed()
         self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            torch.set_num_threads(1)  # the pools of threads of the process that was forked are not in its copies
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        rows = self.zoo.split("train")
+        order = EpochOrder(len(rows), self._seed)
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        self._shares = Shares(order, self.config.batch_size, rank=rank, world=world)
+        return share_loader(self.zoo, rows, self.task.column, self._shares)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        size = 2 * self.config.batch_size
+        return loader(self.zoo, self.zoo.split("val"), self.task.column, batch_size=size, shuffle=False)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(epoch_seed(self._seed, self.current_epoch, 1 + self.global_rank))  # for dropout
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         graph, labels = batch
-        loss = self.task.loss(self.model(graph), labels)
-        self.log("loss", loss, batch_size=len(labels), prog_bar=True)
+        loss = self.task.loss(self.model(graph), labels) * self._shares.weight(batch_idx)
+        self.log("loss", loss, batch_size=len(labels), prog_bar=True, sync_dist=self.trainer.world_size > 1)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -90,7 +120,7 @@ class MetaNetModule(lightning.LightningModule):
         self._seen.clear()
         if not prediction.isfinite().all():
             raise ExperimentError("training diverged, predictions are not finite: lower trainer.learning_rate")
-        self.log_dict(self.task.measure(prediction, labels), prog_bar=True)
+        self.log_dict(self.task.measure(prediction, labels), prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
     def configure_optimizers(self) -> Any:
         c = self.config
@@ -135,27 +165,39 @@ def fit(
     Raises:
         ExperimentError: training diverged.
     """
-    module = MetaNetModule(model, task, config)
-    monitor = task.measures[0]
+    module = MetaNetModule(model, task, zoo, config)
     best = ModelCheckpoint(
-        folder, filename=BEST.removesuffix(".ckpt"), monitor=monitor, mode="max", save_weights_only=True,
+        folder, filename=BEST.removesuffix(".ckpt"), monitor=task.measures[0], mode="max", save_weights_only=True,
         auto_insert_metric_name=False, enable_version_counter=False,
     )  # fmt: skip
     last = ModelCheckpoint(folder, filename=LAST.removesuffix(".ckpt"), enable_version_counter=False)
-    train = loader(zoo, zoo.split("train"), task.column, batch_size=config.batch_size, shuffle=True)
-    val = loader(zoo, zoo.split("val"), task.column, batch_size=2 * config.batch_size, shuffle=False)
-    with _quiet():
+    with _quiet(), _one_line():
         trainer = lightning.Trainer(
             max_epochs=config.epochs, gradient_clip_val=config.clip, callbacks=[*callbacks, best, last], logger=False,
             enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, accelerator="auto",
+            devices=config.devices, strategy="ddp_fork_find_unused_parameters_true" if config.devices > 1 else "auto",
+            use_distributed_sampler=False,
         )  # fmt: skip
         path = str(folder / LAST) if resume and (folder / LAST).is_file() else None
-        trainer.fit(module, train_dataloaders=train, val_dataloaders=val, ckpt_path=path, weights_only=True)
-    state = torch.load(best.best_model_path, weights_only=True)
+        trainer.fit(module, ckpt_path=path, weights_only=True)
+    state = torch.load(folder / BEST, weights_only=True)
     module.load_state_dict(state["state_dict"])
     model.eval().cpu()
-    assert best.best_model_score is not None
-    return Fitted(int(state["epoch"]), float(best.best_model_score))
+    # From the disk: processes of their own leave no more than that.
+    score = torch.load(folder / LAST, weights_only=True)["callbacks"][best.state_key]["best_model_score"]
+    return Fitted(int(state["epoch"]), float(score))
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What goes wrong in another process arrives as its traceback, or as its death."""
+    try:
+        yield
+    except ProcessRaisedException as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ExperimentError(f"one of the training processes failed: {reason}") from error
+    except ProcessExitedException as error:
+        raise ExperimentError("one of the training processes was killed: go on with resume") from error
 
 
 @contextmanager
