@@ -13,12 +13,12 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from experiments.bench.suite import PARTS
 from experiments.bench.tables import Table, tables
 from experiments.figures import svg
 from experiments.results import write_text
 
 _CURVES = {"batches": ("networks", "networks a batch"), "widths": ("width", "width"), "scaling": ("weights", "weights")}
-_COMMAND = "graphnfn bench -o docs/speed.md"
 _LEAD = (
     "CPU and wall milliseconds on one thread: medians with quartiles of interleaved rounds in one process. Memory is "
     "the peak of what a step allocates. Input networks have random weights."
@@ -38,7 +38,13 @@ def html(result: dict[str, Any]) -> str:
     pictures = "".join(f"<figure>{curve(result, part)}</figure>" for part in _CURVES if part in result)
     body = "".join(_html_table(t) for t in tables(result))
     origin = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in result["origin"].items())
-    return template.substitute(lead=_LEAD, pictures=pictures, tables=body, origin=origin, command=_COMMAND)
+    return template.substitute(lead=_LEAD, pictures=pictures, tables=body, origin=origin, command=_command(result))
+
+
+def _command(result: dict[str, Any]) -> str:
+    """What makes these parts."""
+    parts = [name for name in result if name != "origin"]
+    return " ".join(["graphnfn bench -o docs/speed.md", *([] if set(parts) == set(PARTS) else parts)])
 
 
 def _html_table(table: Table) -> str:
@@ -51,7 +57,7 @@ def _html_table(table: Table) -> str:
 def markdown(result: dict[str, Any]) -> str:
     """The same tables for the documents."""
     origin = ", ".join(f"{k} {v}" for k, v in result["origin"].items())
-    parts = [f"# Speed and memory\n\nMade by `{_COMMAND}`. {_LEAD}\n\n{origin}.\n"]
+    parts = [f"# Speed and memory\n\nMade by `{_command(result)}`. {_LEAD}\n\n{origin}.\n"]
     for t in tables(result):
         lines = ["| " + " | ".join(row) + " |" for row in (t.head, ["---"] * len(t.head), *t.rows)]
         parts.append(f"## {t.title}\n\n{t.text}\n\n" + "\n".join(lines) + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import baselines
 from baselines.errors import BaselineError
@@ -16,6 +17,7 @@ from experiments.bench import curves, large, loading, roofline, scaling, subject
 from experiments.bench.page import html, markdown, write
 from experiments.bench.subjects import SHAPES, ours
 from experiments.bench.timing import Spread, Times, interleaved, peak_bytes
+from experiments.cli import app
 from experiments.errors import ExperimentError
 from graphnfn.functional import run
 from graphnfn.graph import NeuralGraph
@@ -140,6 +142,9 @@ def test_every_part_is_in_the_page(result: dict, tmp_path: Path) -> None:
     assert page.count("<h2>") == len(suite.PARTS) + 2 and page.count("<svg") == 3
     assert text.count("\n## ") == len(suite.PARTS) and "Load average before and after: 1.0, 1.5." in text
     assert "dws (small CNN)" in text and "exit code 1: no memory" in text
+    assert "`graphnfn bench -o docs/speed.md`" in text
+    some = {name: result[name] for name in ("origin", "loading")}
+    assert "`graphnfn bench -o docs/speed.md loading`" in markdown(some)
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith("|")
     write(result, tmp_path / "speed.md")
@@ -188,3 +193,11 @@ def test_models_run_in_bfloat16(layer: str, name: str) -> None:
     assert grads and all(bool(g.isfinite().all()) for g in grads)
     error = ((got.float() - want).abs().max() / want.abs().max()).detach()
     assert 0 < float(error) < 0.1  # zero would mean that nothing was cast
+
+
+def test_the_command_writes_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = roofline.roofline(widths=(4,), networks=2, rounds=1)
+    monkeypatch.setattr(suite, "PARTS", {"roofline": lambda: rows})
+    done = CliRunner().invoke(app, ["bench", "-o", str(tmp_path / "speed.md")])
+    assert done.exit_code == 0 and "measuring roofline" in done.output
+    assert "SIREN 2-32-32-1" in (tmp_path / "speed.html").read_text()
