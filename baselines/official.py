@@ -14,6 +14,7 @@ from baselines.gmn_lim import from_official as gmn_lim
 from baselines.lol import from_official as lol
 from baselines.magep import from_official as magep
 from baselines.monomial import from_official as monomial
+from baselines.neural_graphs import from_official as neural_graphs
 from baselines.nfn import from_official as nfn
 from baselines.scalegmn import from_official as scalegmn
 from baselines.statnet import from_official as statnet
@@ -44,6 +45,12 @@ _LOADERS: dict[str, Loader] = {
     "cptq/graph_metanetworks/gmn/feature_extractor_gmn.py:GraphPredGen": gmn_lim,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN": scalegmn,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN_equiv": scalegmn,
+    "mkofinas/neural-graphs/nn/gnn.py:GNNForClassification": neural_graphs,
+    "mkofinas/neural-graphs/nn/dynamic_gnn.py:GNNForGeneralization": neural_graphs,
+    "mkofinas/neural-graphs/nn/dense_gnn.py:GNNParams": neural_graphs,
+    "mkofinas/neural-graphs/nn/relational_transformer.py:RelationalTransformer": neural_graphs,
+    "mkofinas/neural-graphs/nn/dynamic_relational_transformer.py:DynamicRelationalTransformer": neural_graphs,
+    "mkofinas/neural-graphs/nn/dense_relational_transformer.py:RelationalTransformerParams": neural_graphs,
     "moeputt/LoL/diffusion/models/models.py:GLInvariantMLP": lol,
 }
 
