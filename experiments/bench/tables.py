@@ -99,7 +99,7 @@ def _published(rows: list[dict[str, Any]]) -> Table:
         line += [f"{theirs:,.0f}", f"{mine:,.1f}", f"1/{theirs / mine:.0f}"] if theirs else ["", f"{mine:,.1f}", ""]
         lines.append(line)
     text = (
-        "Training steps on 64 networks: published codes, run unmodified at another time on a machine of the same kind "
+        "Training steps on 64 networks: published codes, run unmodified at another time, perhaps on another processor "
         "(experiments/published_costs.yaml says how; growth of resident memory), next to our combined model and to the "
         "same baseline here with the published settings."
     )
