@@ -24,6 +24,7 @@ from baselines.monomial import (
     SignMonomialNFN,
     UnitMonomialSiren,
 )
+from baselines.neural_graphs import NGGNN, NGGNNEditor, NGTransformer, NGTransformerEditor
 from baselines.nfn import (
     HNPEditor,
     HNPInvariant,
@@ -59,6 +60,8 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "monomial_siren": HNPMonomialSiren,
         "monomial_siren_np": NPMonomialSiren,
         "monomial_siren_unit": UnitMonomialSiren,
+        "ng_gnn": NGGNN,
+        "ng_t": NGTransformer,
         "magep": MagepNFN,
         "magep_sign": SignMagepNFN,
     }
@@ -71,6 +74,8 @@ _EDITORS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "nfn_np": NPEditor,
         "dws": DWSEditor,
         "dws_deepsets": DeepSetsDWSEditor,
+        "ng_gnn": NGGNNEditor,
+        "ng_t": NGTransformerEditor,
         "monomial": MonomialEditor,
         "monomial_as_published": MonomialEditorAsPublished,
     }

@@ -81,7 +81,8 @@ class _Editor(_Model):
 
     def _finish(self, specs: Sequence[NetSpec], scale: float) -> None:
         self._admit(specs)
-        common_ends(specs)
+        if common_ends(specs).taps != ((),) * self.depth:
+            raise BaselineError(f"the published editors read MLPs only; got kernels {self.grid}: use LimGMNEditor")
         node, edge = self.body.widths
         self.of_node = nn.Sequential(nn.Linear(node, node), nn.ReLU(), nn.Linear(node, 1))
         self.of_edge = nn.Sequential(nn.Linear(edge, edge), nn.ReLU(), nn.Linear(edge, 1))

@@ -207,6 +207,8 @@ def test_networks_that_they_cannot_read() -> None:
         model(random_graph(small_cnn_spec([3, 4], 2, "relu")))
     with pytest.raises(BaselineError, match="probes=0"):
         NGGNN(FAMILIES["cnn"], 1, inputs=Inputs(probes=2))
+    with pytest.raises(BaselineError, match="editors read MLPs only"):
+        NGGNNEditor(FAMILIES["cnn"])
     chain = ChainBuilder(1)
     chain.conv("a.weight", (4, 1, 3, 3), bias="a.bias")
     chain.linear("b.weight", (2, 16), bias="b.bias")
