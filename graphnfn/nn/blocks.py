@@ -70,7 +70,10 @@ def one_answer(values: list[bool], device: torch.device) -> Tensor | bool:
 
 
 def typed_bias(parts: tuple, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``turn``, ``turned_bias`` and ``even_bias`` of neurons with several activations."""
+    """``turn``, ``turned_bias`` and ``even_bias`` of neurons with one activation or several."""
+    if len(parts) == 1:
+        act, sign, _ = parts[0]
+        return *turn_and_bias(act, sign, bias), even_bias(act, sign, bias)
     turn = turned = even = torch.zeros_like(bias)
     for act, sign, rows in parts:
         everywhere = torch.ones((), dtype=torch.bool, device=bias.device) if rows is None else rows
