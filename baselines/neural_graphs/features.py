@@ -1,4 +1,4 @@
-"""Features on neurons and weights (Kofinas et al. 2024, section 2.1: graphs; section 2.2: positions; 2.3: probes)."""
+"""Features on neurons and weights (Kofinas et al. 2024, arXiv 2403.12143)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Principal neighbourhood aggregation with modulated messages and edge updates (Kofinas et al. 2024, section 3.1)."""
+"""Principal neighbourhood aggregation with modulated messages and edge updates (Kofinas et al. 2024)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relational transformer with modulated values (Kofinas et al. 2024, section 3.2; Diao and Loynd 2023)."""
+"""The relational transformer with modulated values (Kofinas et al. 2024; Diao and Loynd 2023)."""
 
 from __future__ import annotations
 
