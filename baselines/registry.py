@@ -33,6 +33,7 @@ from baselines.nfn import (
     PositionedNPInvariant,
     PositionedNPInvariantAsPublished,
 )
+from baselines.probegen import ProbeGen
 from baselines.scalegmn import PermutationScaleGMN, ScaleGMN, ScaleGMNAsPublished
 from baselines.statnet import StatNet
 from baselines.statnn import StatNN
@@ -62,6 +63,7 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "monomial_siren_unit": UnitMonomialSiren,
         "ng_gnn": NGGNN,
         "ng_t": NGTransformer,
+        "probegen": ProbeGen,
         "magep": MagepNFN,
         "magep_sign": SignMagepNFN,
     }

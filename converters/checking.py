@@ -104,7 +104,7 @@ def _chain_runner(spec: NetSpec, seed: int) -> Runner:
     def run_spec(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         graph = NeuralGraph.build(spec, tensors)
         generator = torch.Generator().manual_seed(seed)
-        shape = input_shape(graph.stacks()[0])
+        shape = input_shape(graph.spec)
         return (run(graph, torch.randn(8, *shape, generator=generator, dtype=torch.float64)),)
 
     return run_spec

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphnfn.errors import SpecError
 from graphnfn.graph import NeuralGraph
-from graphnfn.spec import NODE_FIELDS, Block, NeuronGroup, SpatialOp
+from graphnfn.spec import NODE_FIELDS, Block, NetSpec, NeuronGroup, SpatialOp
 from graphnfn.stack import Stack
 
 _COL = {name: i for i, name in enumerate(NODE_FIELDS)}
@@ -178,13 +178,12 @@ def spatial(op: SpatialOp, h: Tensor) -> Tensor:
     raise SpecError(f"unknown spatial operation {op.kind!r}")
 
 
-def input_shape(stack: Stack) -> tuple[int, ...]:
+def input_shape(spec: NetSpec) -> tuple[int, ...]:
     """The shape of one input, where the spec knows it.
 
     Raises:
         SpecError: it does not.
     """
-    spec = stack.spec
     if spec.input_shape is not None:
         return spec.input_shape
     if all(b.kind == "linear" for b in spec.blocks) and math.prod(spec.blocks[0].taps) == 1:

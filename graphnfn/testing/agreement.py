@@ -64,7 +64,7 @@ def _outputs(target: Runnable, other: Runnable, inputs: Tensor | None, seed: int
     if isinstance(target, NeuralGraph):
         out: list[Tensor] = [torch.empty(0)] * target.num_graphs
         for stack, places in zip(target.stacks(), target.members(), strict=True):
-            given = _random_inputs(input_shape(stack), seed) if inputs is None else inputs
+            given = _random_inputs(input_shape(stack.spec), seed) if inputs is None else inputs
             rows = run(stack, given.to(stack.nodes)).detach().double()
             for place, row in zip(places.tolist(), rows, strict=True):
                 out[place] = row
@@ -73,7 +73,7 @@ def _outputs(target: Runnable, other: Runnable, inputs: Tensor | None, seed: int
         if not isinstance(other, NeuralGraph):
             raise GraphNFNError("two callables have no known input shape: give inputs=")
         stack = other.stacks()[0]
-        inputs = _random_inputs(input_shape(stack), seed).to(stack.nodes)
+        inputs = _random_inputs(input_shape(stack.spec), seed).to(stack.nodes)
     with torch.no_grad():
         return [target(inputs).double()]
 

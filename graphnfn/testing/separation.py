@@ -150,7 +150,7 @@ def function_changes(graph: NeuralGraph, moved: NeuralGraph, seed: int = 0) -> T
     for old, new, places in zip(graph.stacks(), moved.stacks(), graph.members(), strict=True):
         generator = torch.Generator().manual_seed(seed)
         try:
-            inputs = torch.randn(_SAMPLES, *input_shape(old), generator=generator, dtype=torch.float64)
+            inputs = torch.randn(_SAMPLES, *input_shape(old.spec), generator=generator, dtype=torch.float64)
             before, after = (run(s, inputs.to(s.nodes)).detach().double().flatten(1) for s in (old, new))
         except SpecError:
             continue

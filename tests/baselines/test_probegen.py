@@ -1,0 +1,71 @@
+"""ProbeGen: only the function of a network is seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from baselines import BaselineError, build
+from baselines.probegen import ProbeGen
+from converters import convert
+from graphnfn import NeuralGraph
+from graphnfn.chain import mlp_spec, small_cnn_spec
+from graphnfn.functional import run
+from graphnfn.testing import assert_equivariant, assert_separates, random_graph
+
+CNN = small_cnn_spec([1, 8, 8, 8], 3, "relu", input_shape=(1, 12, 12))
+
+
+def _parameters(model: ProbeGen, probes: int, outputs: int, out: int) -> int:
+    """Codes, two generators by hand, and the MLP of six layers and width 256."""
+    if model.codes.dim() == 2:
+        made = probes * 32 + (32 * 32 + 32) + (32 + 1) * model.ends[0][0]
+    else:
+        w, c = 16, model.ends[0][0]
+        steps = ((32, 8 * w, 4), (8 * w, 4 * w, 4), (4 * w, 2 * w, 4), (2 * w, 2 * w, 3), (2 * w, w, 4), (w, c, 3))
+        made = probes * 32 + sum(a * b * k * k + b for a, b, k in steps)
+    return made + probes * outputs * 256 + 256 + 4 * (256 * 256 + 256) + 256 * out + out
+
+
+@pytest.mark.parametrize("spec", [mlp_spec([2, 6, 6, 1], "sin"), CNN])
+def test_parameters(spec) -> None:
+    model = ProbeGen([spec], out=10)
+    assert sum(p.numel() for p in model.parameters()) == _parameters(model, 128, spec.groups[-1].size, 10)
+
+
+@pytest.mark.parametrize("spec", [mlp_spec([2, 6, 6, 1], "sin"), mlp_spec([2, 6, 6, 1], "relu"), CNN])
+def test_every_symmetry_holds_and_other_functions_differ(spec) -> None:
+    torch.manual_seed(0)
+    model = ProbeGen([spec], out=3, probes=16).double()
+    graph = random_graph(spec, networks=4)
+    assert_equivariant(model, graph)
+    assert_separates(model, graph)
+
+
+def test_it_sees_outputs_on_its_probes_only() -> None:
+    model = ProbeGen([CNN], out=3, probes=7).double()
+    assert model.probes().shape == (7, 1, 12, 12)
+    graph = random_graph(CNN, networks=2)
+    seen = run(graph, model.probes())
+    torch.testing.assert_close(model(graph), model.predict(seen.flatten(1)))
+    model(graph).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() and (p.grad != 0).any() for p in model.parameters())
+
+
+def test_hidden_layers_may_differ() -> None:
+    specs = [mlp_spec([2, 6, 6, 1], "sin"), mlp_spec([2, 9, 1], "tanh")]
+    model = build("probegen", out=3, specs=specs, probes=8)
+    a, b = (random_graph(s, networks=1, dtype=torch.float32) for s in specs)
+    both = model(NeuralGraph.batch([a, b]))
+    torch.testing.assert_close(both, torch.cat([model(a), model(b)]))
+
+
+def test_what_it_cannot_run() -> None:
+    with pytest.raises(BaselineError, match=r"got inputs and outputs \(\(3,\), 1\), expected \(\(2,\), 1\)"):
+        ProbeGen([mlp_spec([2, 4, 1], "relu"), mlp_spec([3, 4, 1], "relu")], out=1)
+    block = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    with pytest.raises(BaselineError, match="traced network"):
+        ProbeGen([convert(block, example_input=torch.randn(1, 3, 8)).spec], out=1)
+    bare = convert({"0.weight": torch.randn(4, 1, 3, 3), "2.weight": torch.randn(2, 4, 3, 3)}, activation="relu")
+    with pytest.raises(BaselineError, match="stride and padding of"):
+        ProbeGen([bare.spec], out=1)
