@@ -66,7 +66,11 @@ def reshape(system: System, value: Value, shape: Sequence[int]) -> Value:
         whole = spread(f, axes, value.shape)
         targets = tuple(a for part in touched for a in part[1])
         full = tuple(new[a] for a in targets)
-        factors.append(_tidy(Factor(targets, whole.atoms.reshape(full), whole.cells.reshape(full))))
+        made = _tidy(Factor(targets, whole.atoms.reshape(full), whole.cells.reshape(full)))
+        if len(f.axes) == 1 < len(made.axes) and len(np.unique(f.atoms)) < f.atoms.size:
+            freeze(system, f, "a view cuts across neurons at several positions")
+            continue
+        factors.append(made)
     if value.before is not None and value.before[0] == new:
         return Value(new, tuple(factors), value.zero, flat=value.before[1])
     flat = frozenset(
