@@ -53,17 +53,15 @@ def classify(found: Inference) -> Classes:
         plain = _occurrences([roots[f.atoms.reshape(-1)] for f in factors], size)
         slot = _occurrences([f.atoms.reshape(-1) for f in factors], len(roots))
         label = _labels(found, roots, size)
-        pairs = _pairs(found, roots, roots)
+        strand = found.system.strands()
+        pairs = _pairs(found, roots)
         part = plain.copy()
-        inside = _pairs(
-            found, roots, np.arange(len(roots))
-        )  # bundles may be bound to each other, unlike what they hold
-        np.add.at(part, inside[:, 0], _mix(inside[:, 1].astype(np.uint64) * _PRIME + np.uint64(7)))
+        _add_bundles(found, roots, slot ^ _mix(_ranks(roots, strand)), part)
         _add_rows(found, roots, part)
         own = np.unique(pairs[:, 1])  # a bundle that sits in tensors itself is a group of its own
         part[own] = _mix(part[own] + own.astype(np.uint64) * _PRIME)
         part = _divided(part, label)
-    return Classes(roots, part, plain, label, slot, found.system.strands(), pairs)
+    return Classes(roots, part, plain, label, slot, strand, pairs)
 
 
 def _occurrences(places: list[Ints], size: int) -> Hashes:
@@ -93,15 +91,38 @@ def _labels(found: Inference, roots: Ints, size: int) -> Hashes:
     return out
 
 
-def _pairs(found: Inference, roots: Ints, names: Ints) -> Ints:
-    """Roots and the names of the bundles that they lie in; a bundle does not lie in itself."""
-    out = [np.zeros((0, 3), dtype=np.int64)]
+def _ranks(roots: Ints, strand: Ints) -> Hashes:
+    """Per atom, the how-manieth strand of its root it is on."""
+    pairs, back = np.unique(np.stack([roots, strand]), axis=1, return_inverse=True)
+    first = np.searchsorted(pairs[0], pairs[0])
+    return (np.arange(pairs.shape[1]) - first)[back.reshape(-1)].astype(np.uint64)
+
+
+def _add_bundles(found: Inference, roots: Ints, place: Hashes, part: Hashes) -> None:
+    """Neurons that lie in other bundles, with any of their places, are of another group.
+
+    What counts is the bundle itself: bundles may be bound to each other, unlike what they hold.
+    """
+    tags: list[Hashes] = []
     for rows, parents in found.system.parents:
         for row, parent in zip(rows, parents.tolist(), strict=True):
+            inside = row[roots[row] != roots[parent]]
+            name = np.full(len(inside), parent, dtype=np.uint64)
+            tags.append(np.stack([roots[inside].astype(np.uint64), place[inside], name]))
+    if tags:
+        owner, where, name = np.unique(np.concatenate(tags, 1), axis=1)
+        np.add.at(part, owner.astype(np.int64), _mix(_mix(name * _PRIME + np.uint64(7)) ^ where))
+
+
+def _pairs(found: Inference, roots: Ints) -> Ints:
+    """Roots and the roots of the bundles that they lie in; a bundle does not lie in itself."""
+    out = [np.zeros((0, 2), dtype=np.int64)]
+    for rows, parents in found.system.parents:
+        for row, parent in zip(rows, roots[parents].tolist(), strict=True):
             inside = np.unique(roots[row])
-            out.append(np.stack([inside, np.full_like(inside, names[parent]), np.full_like(inside, roots[parent])], 1))
+            out.append(np.stack([inside, np.full_like(inside, parent)], 1))
     pairs = np.unique(np.concatenate(out), axis=0)
-    return pairs[pairs[:, 0] != pairs[:, 2], :2]
+    return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def _divided(part: Hashes, label: Hashes) -> Hashes:

@@ -34,7 +34,7 @@ def conv(c: Call) -> Value:
 def _positions(c: Call, x: Value, weight: Value) -> Value:
     for axis in range(2, len(weight.shape)):
         freeze(c.system, weight.factor(axis), TAPS)
-    return algebra.settle(c.system, x, range(2, len(x.shape)), "a convolution runs over these positions")
+    return algebra.settle(c.system, x, (0, *range(2, len(x.shape))), "a convolution runs over these positions")
 
 
 def _unbatched(c: Call, x: Value) -> Value:

@@ -137,6 +137,8 @@ STEPS = [attention, parameter, constant, joined, layout, layout, single, single,
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**9), steps=st.integers(1, 7))
+@example(seed=50012, steps=5)  # places of one neuron in several groups of a grouped convolution
+@example(seed=50506, steps=4)  # a parameter along the batch in front of a convolution
 @example(seed=31721, steps=3)  # a view that cuts across neurons at several positions
 @example(seed=20145, steps=4)  # bundles that are bound to each other hold different neurons
 @example(seed=20014, steps=6)  # a neuron that sits twice in every tensor, here and there in another order
