@@ -37,7 +37,7 @@ ModuleOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="PACKAGE.MODULE:CALLABLE that makes the network, for files that hold tensors only; it is run."),
 ]
-InputOption = Annotated[Optional[str], typer.Option("--input", help="Shape of its input, e.g. 2,3,224,224.")]  # noqa: UP045
+InputOption = Annotated[Optional[str], typer.Option("--input", help="Its inputs: 2,3,64,64 or int:2,16; ...")]  # noqa: UP045
 
 
 def _show_version(wanted: bool) -> None:
@@ -166,6 +166,26 @@ def checkpoints(
     from experiments.results import write_text
 
     write_text(output, markdown(survey(cache)))
+    out.print(str(output), highlight=False)
+
+
+@app.command("baselines")
+def survey_baselines(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, a Markdown file; its JSON lies beside it.")],
+    models: Annotated[Optional[list[str]], typer.Argument(help="Only these models.")] = None,  # noqa: UP045
+    golden: Annotated[Optional[Path], typer.Option(help="Folder of golden files of official codes.")] = None,  # noqa: UP045
+    seconds: Annotated[float, typer.Option(help="For timing each model on each shape.")] = 4.0,
+) -> None:
+    """Measure every model: parity with official codes, symmetry, blind spots, cost of a step."""
+    import json
+
+    from experiments.baselines_page import page
+    from experiments.baselines_table import survey
+    from experiments.results import write_text
+
+    found = survey(models or (), golden, lambda line: out.print(line, highlight=False, markup=False), seconds=seconds)
+    write_text(output, page(found))
+    write_text(output.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
     out.print(str(output), highlight=False)
 
 

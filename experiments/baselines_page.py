@@ -1,0 +1,129 @@
+"""The page docs/baselines.md, from what :mod:`experiments.baselines_table` measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from experiments.blindness import SEEDS
+from experiments.claims import KINDS
+
+_HEAD = """# Baselines, measured
+
+Made by `graphnfn baselines -o docs/baselines.md --golden FOLDER`; the JSON file beside this page holds every number.
+
+- commit {commit}
+- one thread of {processor}; {packages}
+- load of the machine (1, 5, 15 minutes): {before} at the beginning, {after} in the end
+
+Models: ours first (`native`, `gated`, `synchronous`, `combined`), then `baselines.names()`.
+
+## Symmetry and parity
+
+**Claims** is the class attribute `symmetry`. **Permutation, scale, sign** are largest relative changes of the
+prediction in float64 under random group elements of one kind alone, scales over six decades: networks with random
+weights, models with random weights, without a last sigmoid; scales on ReLU networks, signs on tanh and sin networks.
+About 1e-15 is exact. **Parity** is the largest relative difference to outputs of the unmodified official code with the
+same weights, over all golden files of the paper, layers and editors included.
+"""
+
+_BLIND = """
+## Blind spots
+
+Each change below alters what the networks compute. A model is **blind** to it where its prediction stays the same to
+rounding (1e-12) for every network, {seeds} random models and all architectures that it reads (MLPs 3-6-6-6-2 and CNNs
+1-5-5-5-2, ReLU and tanh); it sees **in part** where this is so for some networks; **faintly** where some predictions
+change by less than 1e-7. Blindness is a fact of the architecture or of the random start: a change that is only faint
+at the start may grow in training.
+"""
+
+_COST = """
+## Cost of a training step
+
+Forward, backward and AdamW on {networks} networks, CPU milliseconds on one thread, median (quartiles). **Official** is
+the unmodified code at the same settings, but on another machine (a Xeon; `experiments/published_costs.yaml` has
+sources and threads): take the ratio as a rough one. Rows without a preset have the defaults, ours width 32 and one
+round.
+"""
+
+_EDITORS = """
+## Models that edit networks
+
+The same errors for edited networks, `|g^-1 f(g G) - f(G)| / |f(G)|`, tensor by tensor.
+"""
+
+
+def page(found: dict[str, Any]) -> str:
+    """The page as Markdown, from what ``survey`` returned."""
+    about = found["about"]
+    before, after = ("/".join(f"{x:.1f}" for x in load) for load in about["load"])
+    head = _HEAD.format(
+        commit=about["commit"], processor=about["machine"]["processor"], packages=about["machine"]["packages"],
+        before=before, after=after,
+    )  # fmt: skip
+    measured = found["golden"] is not None
+    parts = [head, _table(_SYMMETRY, (_symmetry(m, measured) for m in found["models"]))]
+    parts += [
+        _BLIND.format(seeds=SEEDS),
+        _table(("model", "blind to", "in part", "faintly"), map(_sight, found["models"])),
+    ]
+    parts += ["\nWhat was tried:\n\n" + "".join(f"- {name}\n" for name in found["disturbances"])]
+    parts += [_COST.format(networks=about["networks"]), _table(_TIMES, (r for m in found["models"] for r in _times(m)))]
+    if found["editors"]:
+        parts += [_EDITORS, "\n", _table(_SYMMETRY, (_symmetry(m, measured) for m in found["editors"]))]
+    if measured:
+        parts += ["\n## Golden files\n\n", _table(("file", "our class", "error"), map(_golden, found["golden"]))]
+    return "".join(parts)
+
+
+_SYMMETRY = ("model", "paper", "claims", *KINDS, "parity (golden files)", "settings beside the defaults")
+_TIMES = ("model", "networks", "preset", "parameters", "ms", "official ms", "ours / official")
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _small(error: float) -> str:
+    return f"{error:.0e}" if error else "0"
+
+
+def _symmetry(model: dict[str, Any], measured: bool) -> list[str]:
+    paper = model["paper"]
+    paper = f"[{paper}](https://arxiv.org/abs/{paper})" if paper[:1].isdigit() else paper
+    errors = ["not read" if model["symmetry"][k] is None else _small(model["symmetry"][k]) for k in KINDS]
+    parity = model["parity"]
+    agreement = "no golden file" if measured else "not measured"
+    if parity:
+        agreement = f"{_small(parity['error'])} ({parity['files']})"
+    settings = ", ".join(f"{k}={v}" for k, v in model["probed"].items())
+    return [f"`{model['name']}`", paper, ", ".join(model["claimed"]) or "none", *errors, agreement, settings]
+
+
+def _sight(model: dict[str, Any]) -> list[str]:
+    words: dict[str, list[str]] = {"blind": [], "partly": [], "faintly": []}
+    for name, sight in model["sight"].items():
+        if sight["word"] == "partly":
+            words["partly"].append(f"{name} ({sight['seen'] + sight['faint']} of {sight['of']})")
+        elif sight["word"] in words:
+            words[sight["word"]].append(name)
+    return [f"`{model['name']}`", *("; ".join(w) or "nothing" for w in words.values())]
+
+
+def _times(model: dict[str, Any]) -> Iterable[list[str]]:
+    for t in model["step_times"]:
+        official = t["published"]
+        spread = f" ({t['low']:.0f} to {t['high']:.0f})" if t["repeats"] > 1 else " (one step)"
+        yield [
+            f"`{model['name']}`", t["shape"], t["preset"], f"{t['parameters']:,}", f"{t['ms']:.0f}{spread}",
+            f"{official['step_ms']:,.0f}" if official else "",
+            f"{t['ms'] / official['step_ms']:.2f}" if official else "",
+        ]  # fmt: skip
+
+
+def _golden(row: dict[str, Any]) -> list[str]:
+    if row["error"] is None:
+        return [f"`{row['file']}`", f"no loader for {row['model']}", ""]
+    return [f"`{row['file']}`", row["model"], _small(row["error"]) + ("" if row["exact"] else " (rounded to float32)")]

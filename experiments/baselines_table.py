@@ -1,0 +1,90 @@
+"""All that is known of every model by measurement: parity, symmetry, blind spots, cost; as data for the docs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments import provenance
+from experiments.blindness import Sight, sights
+from experiments.claims import KINDS, symmetry_error
+from experiments.disturbances import DISTURBANCES
+from experiments.golden import Parity, parities
+from experiments.step_time import step_times
+from experiments.subjects import Subject, editors, subjects
+
+Report = Callable[[str], None]
+"""Takes one line of progress."""
+
+
+def survey(
+    names: Sequence[str], golden: Path | None, report: Report, *, seconds: float = 4.0, networks: int = 64
+) -> dict[str, Any]:
+    """Measure models one after the other, on one thread.
+
+    Args:
+        names: of models; all, and the editors, where empty.
+        golden: folder of golden files, or None.
+        report: told about every finished model.
+        seconds: for timing each model on each shape.
+        networks: per timed step.
+
+    Returns:
+        ``models``, ``editors``, ``golden``, ``disturbances``, ``about``: what :mod:`experiments.baselines_page` shows.
+
+    Raises:
+        ExperimentError: an unknown name, or a folder without golden files.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        chosen = subjects(names)
+        agreement = None if golden is None else parities(golden)
+        load = os.getloadavg()
+        models = []
+        for subject in chosen:
+            models.append(_model(subject, agreement, seconds, networks))
+            report(f"[{len(models)}/{len(chosen)}] {subject.name}")
+        return {
+            "models": models,
+            "editors": [] if names else [_described(s, agreement) for s in editors()],
+            "golden": None if agreement is None else [asdict(p) for p in agreement],
+            "disturbances": [d.name for d in DISTURBANCES],
+            "about": {
+                "commit": provenance.commit(), "machine": provenance.machine(), "networks": networks,
+                "load": [load, os.getloadavg()],
+            },
+        }  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _model(subject: Subject, agreement: Sequence[Parity] | None, seconds: float, networks: int) -> dict[str, Any]:
+    seen = sights(subject.probe)
+    return _described(subject, agreement) | {
+        "sight": {name: asdict(sight) | {"word": sight.word} for name, sight in seen.items()},
+        "blind": _named(seen, "blind"),
+        "step_times": [asdict(t) for t in step_times(subject, networks=networks, seconds=seconds)],
+    }
+
+
+def _described(subject: Subject, agreement: Sequence[Parity] | None) -> dict[str, Any]:
+    errors = [p.error for p in agreement or () if p.package == subject.package and p.exact and p.error is not None]
+    return {
+        "name": subject.name,
+        "paper": subject.paper,
+        "claimed": [k for k in KINDS if k in subject.claimed],
+        "presets": sorted(subject.presets),
+        "probed": {k: str(v) for k, v in subject.probed.items()},
+        "parity": {"files": len(errors), "error": max(errors)} if errors else None,
+        "symmetry": {kind: symmetry_error(lambda spec: subject.probe([spec]), kind) for kind in KINDS},
+    }
+
+
+def _named(seen: dict[str, Sight], word: str) -> list[str]:
+    return [name for name, sight in seen.items() if sight.word == word]
