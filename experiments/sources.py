@@ -74,7 +74,7 @@ def _drawn(text: str, generator: torch.Generator) -> Tensor:
             return torch.randint(2, shape, generator=generator)
         return torch.randn(shape, generator=generator)
     except (ValueError, RuntimeError) as error:
-        raise ExperimentError(f"--input {text!r}: expected sizes such as 2,3,224,224, or int:2,16 for tokens") from error
+        raise ExperimentError(f"--input {text!r}: expected sizes such as 2,3,64,64, or int:2,16 for tokens") from error
 
 
 def check(graph: NeuralGraph) -> Verification | None:
