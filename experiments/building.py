@@ -8,9 +8,16 @@ from omegaconf import DictConfig
 
 from experiments.errors import ExperimentError
 from experiments.zoos import BUILDERS
+from experiments.zoos.engines import ThreadEngine, using
+from experiments.zoos.engines_ray import RayEngine
+
+ENGINES = {"threads": ThreadEngine, "ray": RayEngine}
+"""What trains networks; the zoo is the same."""
 
 
-def build_zoo(name: str, folder: Path, *, size: int, seed: int) -> None:
+def build_zoo(
+    name: str, folder: Path, *, size: int, seed: int, images: Path | None = None, engine: str = "threads"
+) -> None:
     """Build a zoo, or go on with one that was begun.
 
     Args:
@@ -18,16 +25,21 @@ def build_zoo(name: str, folder: Path, *, size: int, seed: int) -> None:
         folder: where.
         size: number of networks.
         seed: of all randomness.
+        images: folder of the images; None looks in the usual places.
+        engine: a key of :data:`ENGINES`.
 
     Raises:
-        ExperimentError: there is no such builder, or the size is not positive.
+        ExperimentError: there is no such builder or engine, the size is not positive, or the images are missing.
         ZooError: the folder cannot be used.
     """
     if name not in BUILDERS:
         raise ExperimentError(f"unknown zoo {name!r}; known: {', '.join(BUILDERS)}")
     if size < 1:
         raise ExperimentError(f"got size {size}; a zoo has one network at least")
-    BUILDERS[name](folder, size=size, seed=seed)
+    if engine not in ENGINES:
+        raise ExperimentError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
+    with using(ENGINES[engine]()):
+        BUILDERS[name](folder, size=size, seed=seed, images=images)
 
 
 def ensure_zoo(config: DictConfig) -> bool:

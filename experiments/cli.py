@@ -223,11 +223,13 @@ def zoo_build(
     size: Annotated[int, typer.Option(help="Number of networks.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the zoo.")],
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    images: Annotated[Optional[Path], typer.Option(help="Folder of MNIST or Fashion-MNIST.")] = None,  # noqa: UP045
+    engine: Annotated[str, typer.Option(help="What trains them, threads or ray: the zoo is the same.")] = "threads",
 ) -> None:
     """Train many small networks at once; goes on where an interrupted build stopped."""
     from experiments.building import build_zoo
 
-    build_zoo(name, output, size=size, seed=seed)
+    build_zoo(name, output, size=size, seed=seed, images=images, engine=engine)
     out.print(str(output), highlight=False)
 
 

@@ -5,25 +5,47 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from experiments.zoos.digits_cnn import DigitsCNNRanges as DigitsCNNRanges
-from experiments.zoos.digits_cnn import build_digits_cnn as build_digits_cnn
-from experiments.zoos.digits_siren import DigitsSirenFit as DigitsSirenFit
-from experiments.zoos.digits_siren import build_digits_siren as build_digits_siren
+from experiments.zoos.cnn import DIGITS_CNN as DIGITS_CNN
+from experiments.zoos.cnn import FMNIST_CNN as FMNIST_CNN
+from experiments.zoos.cnn import MNIST_CNN as MNIST_CNN
+from experiments.zoos.cnn import CNNZoo as CNNZoo
+from experiments.zoos.plans import CNNRanges as CNNRanges
+from experiments.zoos.siren import DIGITS_SIREN as DIGITS_SIREN
+from experiments.zoos.siren import FMNIST_SIREN as FMNIST_SIREN
+from experiments.zoos.siren import MNIST_SIREN as MNIST_SIREN
+from experiments.zoos.siren import SirenFit as SirenFit
+from experiments.zoos.siren import SirenZoo as SirenZoo
+from experiments.zoos.wild import DIGITS_WILD as DIGITS_WILD
+from experiments.zoos.wild import WildZoo as WildZoo
 from graphnfn.zoo import Zoo
 
 
 class Builder(Protocol):
-    """What every zoo builder can be called with; each has further settings of its own."""
+    """What every zoo builder can be called with; its settings are fields of its own."""
 
-    def __call__(self, folder: str | Path, size: int, *, seed: int = 0, chunk: int = ..., progress: bool = True) -> Zoo:
+    def __call__(
+        self,
+        folder: str | Path,
+        size: int,
+        *,
+        images: Path | None = None,
+        seed: int = 0,
+        chunk: int = ...,
+        progress: bool = True,
+    ) -> Zoo:
         """Build the zoo, or go on building it."""
         ...
 
 
 BUILDERS: Mapping[str, Builder] = MappingProxyType(
     {
-        "digits-cnn": build_digits_cnn,
-        "digits-siren": build_digits_siren,
+        "digits-cnn": DIGITS_CNN,
+        "mnist-cnn": MNIST_CNN,
+        "fmnist-cnn": FMNIST_CNN,
+        "digits-siren": DIGITS_SIREN,
+        "mnist-siren": MNIST_SIREN,
+        "fmnist-siren": FMNIST_SIREN,
+        "digits-wild": DIGITS_WILD,
     }
 )
 """Name on the command line -> builder."""

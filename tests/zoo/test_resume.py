@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.zoos import DigitsCNNRanges, build_digits_cnn
+from experiments.zoos import DIGITS_CNN, CNNRanges
 from experiments.zoos.chunks import Chunk, build_in_chunks
 from graphnfn.chain import mlp_spec
 from graphnfn.errors import ZooError
@@ -21,12 +22,14 @@ from graphnfn.stack import Stack
 from graphnfn.zoo import Zoo
 
 SIZE, CHUNK = 12, 1
-RANGES = DigitsCNNRanges(steps=(20, 40), batch=16)
+RANGES = CNNRanges(steps=(20, 40), batch=16)
+BUILD = replace(DIGITS_CNN, ranges=RANGES)
 SCRIPT = f"""
 import sys
-from experiments.zoos import build_digits_cnn, DigitsCNNRanges
-ranges = DigitsCNNRanges(steps={RANGES.steps}, batch={RANGES.batch})
-build_digits_cnn(sys.argv[1], {SIZE}, ranges=ranges, chunk={CHUNK}, progress=False)
+from dataclasses import replace
+from experiments.zoos import DIGITS_CNN, CNNRanges
+ranges = CNNRanges(steps={RANGES.steps}, batch={RANGES.batch})
+replace(DIGITS_CNN, ranges=ranges)(sys.argv[1], {SIZE}, chunk={CHUNK}, progress=False)
 """
 
 
@@ -56,10 +59,10 @@ def test_a_killed_build_goes_on_without_loss_or_repetition(tmp_path: Path) -> No
     assert 2 <= len(done) < SIZE // CHUNK
     assert not folder.exists()
     with pytest.raises(ZooError, match="unfinished build with other seed"):
-        build_digits_cnn(folder, SIZE, seed=1, ranges=RANGES, chunk=CHUNK, progress=False)
+        BUILD(folder, SIZE, seed=1, chunk=CHUNK, progress=False)
     assert _written(folder) == done
-    resumed = build_digits_cnn(folder, SIZE, ranges=RANGES, chunk=CHUNK, progress=False)
-    whole = build_digits_cnn(tmp_path / "whole", SIZE, ranges=RANGES, chunk=SIZE, progress=False)
+    resumed = BUILD(folder, SIZE, chunk=CHUNK, progress=False)
+    whole = BUILD(tmp_path / "whole", SIZE, chunk=SIZE, progress=False)
 
     assert resumed.table["network"].tolist() == list(range(SIZE))
     pd.testing.assert_frame_equal(resumed.table, whole.table, check_exact=True)
