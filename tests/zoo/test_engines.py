@@ -109,7 +109,7 @@ def test_a_chunk_that_always_kills_its_worker_is_given_up_and_the_others_are_kep
     with pytest.raises(ExperimentError, match="workers of networks 4 to 5 died 1 times"):
         _build(folder, Deadly(str(note), once=False), RayEngine(retries=0))
     kept = {path.name for path in folder.with_name("zoo.build").glob("chunk-*")}
-    assert "chunk-0000000" in kept
+    assert kept & {"chunk-0000000", "chunk-0000002"}  # one worker had to be done with its first chunk
     assert "chunk-0000004" not in kept
     assert _build(folder, partial(_make, seed=0), ThreadEngine()) == expected  # another engine may go on
 
@@ -117,7 +117,7 @@ def test_a_chunk_that_always_kills_its_worker_is_given_up_and_the_others_are_kep
 @pytest.mark.usefixtures("ray_here")
 def test_errors_of_the_networks_come_through(tmp_path: Path) -> None:
     for engine in (RayEngine(), ThreadEngine()):
-        with pytest.raises(ZooError, match="cannot make network 0"):
+        with pytest.raises(ZooError, match=r"cannot make network \d"):
             _build(tmp_path / type(engine).__name__, _refuse, engine)
 
 
