@@ -62,14 +62,20 @@ class ThreadEngine:
         threads, left = torch.get_num_threads(), iter(ranges)
         pool = ThreadPoolExecutor(workers)
         running: dict[Future[Chunk], range] = {}
+        error: BaseException | None = None
         try:
-            while True:
-                while len(running) <= workers and (numbers := next(left, None)) is not None:
+            while True:  # after an error what is under way is still kept, and nothing new begins
+                while error is None and len(running) <= workers and (numbers := next(left, None)) is not None:
                     running[pool.submit(on_one_thread, make, numbers)] = numbers
                 if not running:
-                    return
+                    break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
+                    numbers, failed = running.pop(future), future.exception()
+                    if failed is None:
+                        yield numbers, future.result()
+                    error = error or failed
+            if error is not None:
+                raise error
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
