@@ -31,8 +31,8 @@ def with_exchanges(graph: NeuralGraph, tests: int = TESTS) -> NeuralGraph:
     """The graph with the exchanges of parts that its law lacks.
 
     ``f(exchange w) = f(w)`` is tested for the transposition of the first two parts and the cycle of all, which
-    generate all permutations, at random weights and two random inputs in float64. Both sides are analytic almost
-    everywhere, so an identity that does not hold fails there with probability 1.
+    generate all permutations, at random weights and two random inputs in float64. Both sides are piecewise analytic,
+    so where the identity does not hold around the weights and inputs drawn, it fails there with probability 1.
 
     Args:
         graph: one traced network.

@@ -151,7 +151,8 @@ def inspect(
             out.print(part)
         found = check(network) if verify else None
         if found is not None:
-            out.print(f"verified: worst relative change of an output {found.worst:.1e}", highlight=False)
+            words = f"verified: worst relative change of an output {found.worst:.1e}"
+            out.print(f"{words} (with other weights: {found.control:.1e})", highlight=False)
             for name, error in found.demoted.items():
                 out.print(f"failed: {name} ({error:.1e})", highlight=False, markup=False)
 

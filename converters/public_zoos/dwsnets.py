@@ -20,7 +20,6 @@ from converters.public_zoos.networks import (
     Networks,
     collect,
     each_network,
-    fresh_folder,
     require_folder,
     whole_number,
 )
@@ -34,6 +33,7 @@ from converters.public_zoos.sirens import (
 )
 from graphnfn.errors import ConversionError
 from graphnfn.zoo import Zoo
+from graphnfn.zoo.files import fresh_folder
 
 KEYS = re.compile(r"seq\.(\d+)\.(weight|bias)")
 MNIST = re.compile(r"mnist_png_(training|testing)_(\d+)_(\d+)")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,23 +92,6 @@ def each_network(zoo: Zoo) -> Iterator[tuple[int, NetSpec, dict[str, Tensor]]]:
             tensors = stack.unpack()
             for k, place in enumerate(places.tolist()):
                 yield start + place, stack.spec, {name: tensor[k].clone() for name, tensor in tensors.items()}
-
-
-@contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder that takes its place as ``folder`` when all went well: readers never see half of it.
-
-    Raises:
-        ZooError: the folder is in use.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ZooError(f"{folder} exists and is not empty: choose another folder, or remove this one first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-        new = Path(name) / "zoo"
-        new.mkdir()
-        yield new
-        new.rename(folder)
 
 
 def require_folder(path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from converters.public_zoos.listed import SPLITS
-from converters.public_zoos.networks import Network, Networks, collect, each_network, fresh_folder, require_folder
+from converters.public_zoos.networks import Network, Networks, collect, each_network, require_folder
 from converters.public_zoos.sirens import (
     image_numbers,
     load_dict,
@@ -25,6 +25,7 @@ from converters.public_zoos.sirens import (
 )
 from graphnfn.errors import ConversionError, ZooError
 from graphnfn.zoo import Zoo
+from graphnfn.zoo.files import fresh_folder
 
 KEYS = re.compile(r"net\.(\d+)(?:\.linear)?\.(weight|bias)")
 _FILE = re.compile(r"net(\d{1,12})\.pth")

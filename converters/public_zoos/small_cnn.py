@@ -7,11 +7,11 @@ NFN (Zhou et al. 2023) published an order of all rows, and cuts what is left of 
 
 from __future__ import annotations
 
-import ast
 import gzip
 import io
 import math
 import random
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,8 @@ CONFIG = "config."
 """How names of hyper-parameters begin in ``metrics.csv.gz``; in our tables they do not."""
 _SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32, "svhn_cropped": 32}
 _MOST_VARIABLES, _MOST_BYTES = 1000, 1 << 29
+_TUPLE, _NUMBER = re.compile(r"\(\s*\d{1,7}\s*,(\s*\d{1,7}\s*,)*\s*(\d{1,7}\s*)?\)"), re.compile(r"\d+")
+"""How Python writes a tuple of sizes, e.g. ``(3, 3, 1, 16)`` or ``(16,)``."""
 
 
 @dataclass(frozen=True)
@@ -240,12 +242,10 @@ def _split_of(metrics: pd.DataFrame, order: np.ndarray, rows: int, by_network: b
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = ast.literal_eval(text[:200])
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        shape = None
-    if isinstance(shape, tuple) and shape and all(type(n) is int and 0 < n < 1 << 20 for n in shape):
-        return shape
+    if _TUPLE.fullmatch(text):
+        shape = tuple(int(n) for n in _NUMBER.findall(text))
+        if all(0 < n < 1 << 20 for n in shape):
+            return shape
     raise ConversionError(f"layout: shape {text[:60]!r}; expected a tuple of sizes such as '(3, 3, 1, 16)'")
 
 

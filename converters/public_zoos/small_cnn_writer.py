@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from converters.public_zoos.networks import fresh_folder
 from converters.public_zoos.small_cnn import CONFIG, FINAL_STEP, cut
 from graphnfn.errors import ZooError
 from graphnfn.spec import Block, NetSpec
 from graphnfn.zoo import Zoo
+from graphnfn.zoo.files import fresh_folder
 
 HYPER_PARAMETERS = (
     "activation", "b_init", "dataset", "dnn_architecture", "dropout", "epochs", "epochs_between_checkpoints",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 import baselines
 from experiments.bench.subjects import SHAPES, Shape, ours, readable, training_step
 from experiments.bench.timing import Spread, Step, interleaved, peak_bytes
+from experiments.published import Figure, published_figures
 from graphnfn.models import LAYERS
 from graphnfn.nn.blocks import BlockWiring
 from graphnfn.nn.edges import EdgeWiring
@@ -23,7 +22,6 @@ from graphnfn.nn.synchronous import SynchronousLayer
 from graphnfn.nn.taps import Sizes
 from graphnfn.symmetry.canonical import canonical_scales
 
-PUBLISHED = Path(__file__).parents[1] / "published_costs.yaml"
 KINDS: Mapping[str, type[nn.Module]] = {"native": NativeSweep, "gated": GatedSweep, "synchronous": SynchronousLayer}
 
 
@@ -115,12 +113,11 @@ def against_published(*, networks: int = 64, rounds: int = 3, only: Sequence[str
         rounds: interleaved.
         only: baselines, all where empty.
     """
-    figures: Any = OmegaConf.to_container(OmegaConf.load(PUBLISHED))
     rows = []
-    for figure in figures["figures"]:
-        if only and figure["baseline"] not in only:
+    for figure in published_figures():
+        if only and figure.baseline not in only:
             continue
-        shape = SHAPES[figure["shape"]]
+        shape = SHAPES[figure.shape]
         stack = shape.stack(networks)
         steps = {
             "combined": training_step(ours("combined", shape), stack),
@@ -129,19 +126,18 @@ def against_published(*, networks: int = 64, rounds: int = 3, only: Sequence[str
         mine, theirs = measured(steps, {}, networks, rounds)
         rows.append(
             {
-                "shape": shape.title, "published": figure["model"], "baseline": figure["baseline"],
-                "source": figures["sources"][figure["source"]]["codes"],
-                "published_step_ms": figure["step_ms"],
-                "published_peak_kb_per_network": 1024 * figure["peak_mb"] / 64 if "peak_mb" in figure else None,
+                "shape": shape.title, "published": figure.model, "baseline": figure.baseline, "source": figure.codes,
+                "published_step_ms": figure.step_ms,
+                "published_peak_kb_per_network": None if figure.peak_mb is None else 1024 * figure.peak_mb / 64,
                 "combined": mine, "counterpart": theirs,
-                "cheaper_time": figure["step_ms"] / mine["cpu_ms"]["middle"],
-                "counterpart_cheaper_time": figure["step_ms"] / theirs["cpu_ms"]["middle"],
+                "cheaper_time": figure.step_ms / mine["cpu_ms"]["middle"],
+                "counterpart_cheaper_time": figure.step_ms / theirs["cpu_ms"]["middle"],
             }
         )  # fmt: skip
     return rows
 
 
-def _counterpart(figure: Mapping[str, Any], shape: Shape) -> nn.Module:
+def _counterpart(figure: Figure, shape: Shape) -> nn.Module:
     """The baseline with the settings of the published figure."""
-    plain: Any = type(baselines.build(figure["baseline"], out=shape.out, specs=[shape.spec]))
-    return baselines.build(figure["baseline"], out=shape.out, specs=[shape.spec], **plain.presets[figure["preset"]])
+    plain: Any = type(baselines.build(figure.baseline, out=shape.out, specs=[shape.spec]))
+    return baselines.build(figure.baseline, out=shape.out, specs=[shape.spec], **plain.presets[figure.preset])

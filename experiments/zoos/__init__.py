@@ -1,10 +1,9 @@
 """Builders of zoos: many networks trained at once, resumable, each network reproducible on its own."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
 
+from experiments.zoos.builder import Builder as Builder
 from experiments.zoos.cnn import DIGITS_CNN as DIGITS_CNN
 from experiments.zoos.cnn import FMNIST_CNN as FMNIST_CNN
 from experiments.zoos.cnn import MNIST_CNN as MNIST_CNN
@@ -17,25 +16,6 @@ from experiments.zoos.siren import SirenFit as SirenFit
 from experiments.zoos.siren import SirenZoo as SirenZoo
 from experiments.zoos.wild import DIGITS_WILD as DIGITS_WILD
 from experiments.zoos.wild import WildZoo as WildZoo
-from graphnfn.zoo import Zoo
-
-
-class Builder(Protocol):
-    """What every zoo builder can be called with; its settings are fields of its own."""
-
-    def __call__(
-        self,
-        folder: str | Path,
-        size: int,
-        *,
-        images: Path | None = None,
-        seed: int = 0,
-        chunk: int = ...,
-        progress: bool = True,
-    ) -> Zoo:
-        """Build the zoo, or go on building it."""
-        ...
-
 
 BUILDERS: Mapping[str, Builder] = MappingProxyType(
     {

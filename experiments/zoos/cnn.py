@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from typing import Any
 
-from experiments.zoos.chunks import Chunk, build_in_chunks
+from experiments.zoos.builder import Builder, standardised
+from experiments.zoos.chunks import Chunk
 from experiments.zoos.classifiers import Group, train_classifiers
-from experiments.zoos.images import load_images
+from experiments.zoos.images import Images
 from experiments.zoos.plans import SMALL_CNN_ZOO, CNNRanges, draw_plan
 from graphnfn.chain import small_cnn_spec
 from graphnfn.spec import NetSpec
-from graphnfn.zoo import Zoo
 
 _CHANNELS, _CLASSES = (1, 16, 16, 16), 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class CNNZoo:
+class CNNZoo(Builder):
     """A builder of CNNs 1-16-16-16 (3 x 3, global average pool, dense layer; 4,970 parameters).
 
     Args:
@@ -32,7 +31,8 @@ class CNNZoo:
         4970
     """
 
-    data: str
+    kind = "cnn"
+    chunk = 50
     stride: int
     ranges: CNNRanges
 
@@ -40,52 +40,17 @@ class CNNZoo:
         """The architecture of the networks for square images."""
         return small_cnn_spec(_CHANNELS, _CLASSES, activation, stride=self.stride, input_shape=(1, side, side))
 
-    def __call__(
-        self,
-        folder: str | Path,
-        size: int,
-        *,
-        images: Path | None = None,
-        seed: int = 0,
-        chunk: int = 50,
-        progress: bool = True,
-    ) -> Zoo:
-        """Train ``size`` networks.
+    def about(self, images: Images) -> dict[str, Any]:
+        return {"ranges": dataclasses.asdict(self.ranges), "input": standardised(images)}
 
-        Network i depends on ``seed``, the settings and i only, to the bit on one machine. Call it again after a kill.
-
-        Args:
-            folder: of the zoo.
-            size: number of networks.
-            images: folder of the images; None looks in the usual places.
-            seed: of everything random.
-            chunk: networks trained at once.
-            progress: show a progress bar.
-
-        Raises:
-            ZooError: the folder holds something else.
-            ExperimentError: the images are missing.
-        """
-        about = {
-            "builder": f"{self.data}-cnn",
-            "seed": seed,
-            "ranges": dataclasses.asdict(self.ranges),
-            "input": f"{load_images(self.data, images).title}, standardised with mean and deviation of the training "
-            "pixels",
-        }
-        make = partial(_make, zoo=self, seed=seed, images=images)
-        return build_in_chunks(folder, size, make, chunk=chunk, about=about, progress=progress)
+    def make(self, numbers: range, images: Images, seed: int) -> Chunk:
+        plans = [draw_plan(i, seed, self.ranges) for i in numbers]
+        by_kind = {kind: [p for p in plans if p.activation == kind] for kind in self.ranges.activation}
+        side = images.images.shape[-1]
+        groups = [Group(self.spec(kind, side), chosen) for kind, chosen in by_kind.items() if chosen]
+        return train_classifiers(groups, images, seed=seed, batch=self.ranges.batch)
 
 
 DIGITS_CNN = CNNZoo(data="digits", stride=1, ranges=CNNRanges())
 MNIST_CNN = CNNZoo(data="mnist", stride=2, ranges=SMALL_CNN_ZOO)
 FMNIST_CNN = CNNZoo(data="fmnist", stride=2, ranges=SMALL_CNN_ZOO)
-
-
-def _make(numbers: range, *, zoo: CNNZoo, seed: int, images: Path | None) -> Chunk:
-    data = load_images(zoo.data, images)
-    plans = [draw_plan(i, seed, zoo.ranges) for i in numbers]
-    by_kind = {kind: [p for p in plans if p.activation == kind] for kind in zoo.ranges.activation}
-    side = data.images.shape[-1]
-    groups = [Group(zoo.spec(kind, side), chosen) for kind, chosen in by_kind.items() if chosen]
-    return train_classifiers(groups, data, seed=seed, batch=zoo.ranges.batch)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.zoos.chunks import Chunk, build_in_chunks
+from experiments.zoos.builder import Builder
+from experiments.zoos.chunks import Chunk
 from experiments.zoos.draws import network_generator, split_name
 from experiments.zoos.fleet import flatten, in_company, train, unflatten
-from experiments.zoos.images import load_images
+from experiments.zoos.images import Images
 from experiments.zoos.optimisers import StackedOptimiser
 from graphnfn.chain import mlp_spec
 from graphnfn.functional import run
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
-from graphnfn.zoo import Zoo
 
 _SIZES, _OMEGA = (2, 32, 32, 1), 30.0
 
@@ -35,7 +34,7 @@ class SirenFit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SirenZoo:
+class SirenZoo(Builder):
     """A builder of SIRENs 2-32-32-1 with omega 30, each from an initialisation of its own.
 
     Args:
@@ -44,49 +43,52 @@ class SirenZoo:
         fits: networks per image, one after the other; the next image comes then.
     """
 
-    data: str
+    kind = "siren"
+    chunk = 100
     fit: SirenFit
     fits: int = 1
 
-    def __call__(
-        self,
-        folder: str | Path,
-        size: int,
-        *,
-        images: Path | None = None,
-        seed: int = 0,
-        chunk: int = 100,
-        progress: bool = True,
-    ) -> Zoo:
-        """Fit ``size`` networks to images in random order, again from the first after the last one.
-
-        Network i depends on ``seed``, the settings and i only, to the bit on one machine. The table tells image (its
-        number in training and test images, one after the other), fit (how many networks of this image came before),
-        class and quality in dB. All networks of an image are in the same split. Call it again after a kill.
-
-        Args:
-            folder: of the zoo.
-            size: number of networks.
-            images: folder of the images; None looks in the usual places.
-            seed: of everything random.
-            chunk: networks fitted at once.
-            progress: show a progress bar.
-
-        Raises:
-            ZooError: the folder holds something else.
-            ExperimentError: the images are missing.
-        """
-        height, width = load_images(self.data, images).images.shape[1:]
-        about = {
-            "builder": f"{self.data}-siren",
-            "seed": seed,
+    def about(self, images: Images) -> dict[str, Any]:
+        height, width = images.images.shape[1:]
+        return {
             "fit": dataclasses.asdict(self.fit) | {"fits": self.fits},
             "input": f"pixels of an {height}x{width} grid, both coordinates linspace(-1, 1, {width}), "
             "order (row, column)",
             "target": "pixel value scaled to [-1, 1]",
         }
-        make = partial(_make, zoo=self, seed=seed, images=images)
-        return build_in_chunks(folder, size, make, chunk=chunk, about=about, progress=progress)
+
+    def make(self, numbers: range, images: Images, seed: int) -> Chunk:
+        """Images in random order, again from the first after the last one.
+
+        The table tells image (its number in training and test images, one after the other), fit (how many networks
+        of this image came before), class and quality in dB. All networks of an image are in the same split.
+        """
+        spec = siren_spec()
+        grid = pixel_grid(images.images.shape[-1])
+        order = np.random.default_rng(seed).permutation(len(images.images))
+        turns = [(i // self.fits // len(order), i // self.fits % len(order), i % self.fits) for i in numbers]
+        chosen = [int(order[place]) for _, place, _ in turns]
+        targets = torch.stack(in_company([images.images[image].flatten() * 2 - 1 for image in chosen]))
+
+        def loss(stack: Stack, _: int) -> Tensor:
+            return (run(stack, grid.expand(stack.size, -1, -1), per_network=True)[..., 0] - targets).square().mean(1)
+
+        initial = in_company([_initial(spec, network_generator(seed, i, "initial")) for i in numbers])
+        rates = torch.full((len(initial),), self.fit.learning_rate)
+        optimiser = StackedOptimiser(["adam"] * len(initial), rates, torch.zeros_like(rates))
+        theta = train(spec, flatten(initial), optimiser, [self.fit.steps] * len(initial), loss)
+        psnr = 10 * torch.log10(4 / loss(unflatten(spec, theta), self.fit.steps).double())
+        table = pd.DataFrame(
+            {
+                "network": list(numbers),
+                "image": chosen,
+                "fit": [turn * self.fits + fit for turn, _, fit in turns],
+                "label": images.labels[chosen].tolist(),
+                "psnr": psnr[: len(chosen)].tolist(),
+                "split": [split_name(seed, image) for image in chosen],
+            }
+        )
+        return Chunk([unflatten(spec, theta[: len(chosen)])], table)
 
 
 DIGITS_SIREN = SirenZoo(data="digits", fit=SirenFit(steps=60))
@@ -103,35 +105,6 @@ def pixel_grid(side: int) -> Tensor:
     """The inputs of a SIREN, ``[side^2, 2]``: (row, column) of every pixel."""
     axis = torch.linspace(-1, 1, side)
     return torch.cartesian_prod(axis, axis)
-
-
-def _make(numbers: range, *, zoo: SirenZoo, seed: int, images: Path | None) -> Chunk:
-    data, spec = load_images(zoo.data, images), siren_spec()
-    grid = pixel_grid(data.images.shape[-1])
-    order = np.random.default_rng(seed).permutation(len(data.images))
-    turns = [(i // zoo.fits // len(order), i // zoo.fits % len(order), i % zoo.fits) for i in numbers]
-    chosen = [int(order[place]) for _, place, _ in turns]
-    targets = torch.stack(in_company([data.images[image].flatten() * 2 - 1 for image in chosen]))
-
-    def loss(stack: Stack, _: int) -> Tensor:
-        return (run(stack, grid.expand(stack.size, -1, -1), per_network=True)[..., 0] - targets).square().mean(1)
-
-    initial = in_company([_initial(spec, network_generator(seed, i, "initial")) for i in numbers])
-    rates = torch.full((len(initial),), zoo.fit.learning_rate)
-    optimiser = StackedOptimiser(["adam"] * len(initial), rates, torch.zeros_like(rates))
-    theta = train(spec, flatten(initial), optimiser, [zoo.fit.steps] * len(initial), loss)
-    psnr = 10 * torch.log10(4 / loss(unflatten(spec, theta), zoo.fit.steps).double())
-    table = pd.DataFrame(
-        {
-            "network": list(numbers),
-            "image": chosen,
-            "fit": [turn * zoo.fits + fit for turn, _, fit in turns],
-            "label": data.labels[chosen].tolist(),
-            "psnr": psnr[: len(chosen)].tolist(),
-            "split": [split_name(seed, image) for image in chosen],
-        }
-    )
-    return Chunk([unflatten(spec, theta[: len(chosen)])], table)
 
 
 def _initial(spec: NetSpec, rng: np.random.Generator) -> dict[str, Tensor]:

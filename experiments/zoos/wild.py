@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
-from experiments.zoos.chunks import Chunk, build_in_chunks
+from experiments.zoos.builder import Builder, standardised
+from experiments.zoos.chunks import Chunk
 from experiments.zoos.classifiers import Group, train_classifiers
 from experiments.zoos.draws import network_generator
-from experiments.zoos.images import load_images
+from experiments.zoos.images import Images
 from experiments.zoos.plans import CNNRanges, draw_plan
 from graphnfn.activations import Activation
 from graphnfn.chain import ChainBuilder
 from graphnfn.spec import Block, ConvFacts, NetSpec, SpatialOp
 from graphnfn.stack import Stack
-from graphnfn.zoo import Zoo
 
 _CLASSES, _EPS, _HALVING = 10, 1e-5, 1
 
@@ -98,7 +97,7 @@ def _stride(convolution: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WildZoo:
+class WildZoo(Builder):
     """A builder of CNNs of drawn architectures with drawn hyper-parameters.
 
     Args:
@@ -112,7 +111,8 @@ class WildZoo:
         ranges: of the hyper-parameters.
     """
 
-    data: str
+    kind = "wild"
+    chunk = 100
     together: int = 20
     depths: tuple[int, ...] = (2, 3, 4, 5)
     widths: tuple[int, ...] = (4, 6, 8, 12, 16)
@@ -140,60 +140,29 @@ class WildZoo:
             skip=bool(rng.choice(self.skips)) and depth > 2,
         )
 
-    def __call__(
-        self,
-        folder: str | Path,
-        size: int,
-        *,
-        images: Path | None = None,
-        seed: int = 0,
-        chunk: int = 100,
-        progress: bool = True,
-    ) -> Zoo:
-        """Train ``size`` networks; column ``architecture`` counts architectures.
-
-        Network i depends on ``seed``, the settings and i only, to the bit on one machine. Call it again after a kill.
-
-        Args:
-            folder: of the zoo.
-            size: number of networks.
-            images: folder of the images; None looks in the usual places.
-            seed: of everything random.
-            chunk: networks made before they are written.
-            progress: show a progress bar.
-
-        Raises:
-            ZooError: the folder holds something else.
-            ExperimentError: the images are missing.
-        """
+    def about(self, images: Images) -> dict[str, Any]:
         settings = dataclasses.asdict(self)
-        about = {
-            "builder": f"{settings.pop('data')}-wild",
-            "seed": seed,
-            **settings,
-            "input": f"{load_images(self.data, images).title}, standardised with mean and deviation of the training "
-            "pixels",
-        }
-        make = partial(_make, zoo=self, seed=seed, images=images)
-        return build_in_chunks(folder, size, make, chunk=chunk, about=about, progress=progress)
+        settings.pop("data")
+        return {**settings, "input": standardised(images)}
+
+    def make(self, numbers: range, images: Images, seed: int) -> Chunk:
+        """Column ``architecture`` of the table counts architectures.
+
+        Networks of one are always trained together, all of them: rounding may depend on their number.
+        """
+        stacks: dict[NetSpec, list[Stack]] = {}  # two numbers may have drawn the same architecture
+        tables = []
+        for number, members in groupby(numbers, key=lambda i: i // self.together):
+            kind = self.architecture(number, seed)
+            spec = kind.spec((1, *images.images.shape[1:]))
+            ranges = dataclasses.replace(self.ranges, activation=(kind.activation,))
+            first = number * self.together
+            group = Group(spec, [draw_plan(first + k, seed, ranges) for k in range(self.together)], kind.facts())
+            made = train_classifiers([group], images, seed=seed, batch=self.ranges.batch)
+            wanted = [i - first for i in members]
+            stacks.setdefault(spec, []).append(made.stacks[0].take(torch.tensor(wanted)))
+            tables.append(made.table.iloc[wanted].assign(spec=list(stacks).index(spec), architecture=number))
+        return Chunk([Stack.join(parts) for parts in stacks.values()], pd.concat(tables, ignore_index=True))
 
 
 DIGITS_WILD = WildZoo(data="digits")
-
-
-def _make(numbers: range, *, zoo: WildZoo, seed: int, images: Path | None) -> Chunk:
-    """Networks of one architecture are always trained together, all of them: rounding may depend on their number."""
-    data = load_images(zoo.data, images)
-    stacks: dict[NetSpec, list[Stack]] = {}  # two numbers may have drawn the same architecture
-    tables = []
-    for number, members in groupby(numbers, key=lambda i: i // zoo.together):
-        kind = zoo.architecture(number, seed)
-        spec = kind.spec((1, *data.images.shape[1:]))
-        ranges = dataclasses.replace(zoo.ranges, activation=(kind.activation,))
-        first = number * zoo.together
-        group = Group(spec, [draw_plan(first + k, seed, ranges) for k in range(zoo.together)], kind.facts())
-        made = train_classifiers([group], data, seed=seed, batch=zoo.ranges.batch)
-        wanted = [i - first for i in members]
-        stacks.setdefault(spec, []).append(made.stacks[0].take(torch.tensor(wanted)))
-        tables.append(made.table.iloc[wanted].assign(spec=list(stacks).index(spec), architecture=number))
-    return Chunk([Stack.join(parts) for parts in stacks.values()], pd.concat(tables, ignore_index=True))

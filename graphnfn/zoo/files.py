@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -114,6 +115,23 @@ def read_description(folder: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder that takes its place as ``folder`` when all went well: readers never see half of it.
+
+    Raises:
+        ZooError: the folder is in use.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ZooError(f"{folder} exists and is not empty: choose another folder, or remove this one first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+        new = Path(name) / "zoo"
+        new.mkdir()
+        yield new
+        new.rename(folder)
+
+
 def write_folder(
     folder: Path, description: Mapping[str, Any], shards: Sequence[Mapping[str, Tensor]], table: pd.DataFrame
 ) -> None:
@@ -122,14 +140,8 @@ def write_folder(
     Raises:
         ZooError: the folder is there already.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ZooError(f"{folder} exists and is not empty: choose another folder, or remove this one first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-        new = Path(name) / "zoo"
-        new.mkdir()
+    with fresh_folder(folder) as new:
         (new / SPEC).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         table.to_parquet(new / TABLE, index=False)
         for i, tensors in enumerate(shards):
             save_file(dict(tensors), new / (WEIGHTS if len(shards) == 1 else SHARD.format(i)))
-        new.rename(folder)

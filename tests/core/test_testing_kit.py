@@ -2,111 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor, nn
+from kit_modules import (
+    RELU,
+    SINE,
+    TANH,
+    EdgeMoments,
+    GradientStep,
+    ReverseMessage,
+    RowNorms,
+    Shrink,
+    SignedBias,
+    mixed_batch,
+    per_network,
+    probe,
+)
+from torch import Tensor
 
 from graphnfn import testing
-from graphnfn.chain import mlp_spec, small_cnn_spec
+from graphnfn.chain import mlp_spec
 from graphnfn.errors import GraphNFNError, SymmetryError
-from graphnfn.functional import run
 from graphnfn.graph import NeuralGraph
 from graphnfn.stack import Stack
-
-RELU = mlp_spec([3, 6, 5, 2], "relu")
-DEEP = mlp_spec([3, 4, 7, 6, 2], "relu")
-TANH = mlp_spec([3, 5, 6, 2], "tanh")
-SINE = mlp_spec([3, 6, 4, 2], "sin", omega=30.0)
-CNN = small_cnn_spec([1, 4, 5], 3, "relu", input_shape=(1, 8, 8))
-
-
-def per_network(function: Callable[[Stack], Tensor]) -> Callable[[NeuralGraph], Tensor]:
-    """A function of stacks as a module of (mixed) batches."""
-
-    def module(graph: NeuralGraph) -> Tensor:
-        rows: dict[int, Tensor] = {}
-        for stack, places in zip(graph.stacks(), graph.members(), strict=True):
-            rows.update(zip(places.tolist(), function(stack), strict=True))
-        return torch.stack([rows[i] for i in range(graph.num_graphs)])
-
-    return module
-
-
-def probe(stack: Stack) -> Tensor:
-    """What the networks compute on three inputs: exact, and changed by everything that changes the function."""
-    shape = (1, 8, 8) if stack.spec == CNN else (3,)
-    inputs = torch.linspace(-1, 1, 3 * torch.Size(shape).numel(), dtype=stack.nodes.dtype).view(3, *shape)
-    return run(stack, inputs)[..., :2].flatten(1)
-
-
-def mixed_batch(dtype: torch.dtype = torch.float64) -> NeuralGraph:
-    specs = (RELU, DEEP, TANH, RELU, CNN)
-    return NeuralGraph.collate(testing.random_graph(s, i, dtype) for i, s in enumerate(specs))
-
-
-class RowNorms(nn.Module):
-    """Norms of the incoming weights of every neuron, pooled: invariant to permutations and signs only."""
-
-    def forward(self, graph: NeuralGraph) -> Tensor:
-        return per_network(lambda s: torch.stack([b.square().sum((1, 2, 3)) for b in s.blocks[:2]], 1))(graph)
-
-
-class SignedBias(nn.Module):
-    """Adds a learned constant to a charged field: the classical mistake."""
-
-    def forward(self, graph: NeuralGraph) -> NeuralGraph:
-        return graph.map_stacks(lambda s: Stack(s.spec, s.nodes + 0.1, s.blocks))
-
-
-class ReverseMessage(nn.Module):
-    """Forward messages w x are right; the backward ones multiply by w too, where ReLU scales need 1/w."""
-
-    def forward(self, graph: NeuralGraph) -> Tensor:
-        return per_network(self._read)(graph)
-
-    @staticmethod
-    def _read(stack: Stack) -> Tensor:
-        weight = [b[..., 0] for b in stack.blocks]
-        x = torch.ones(stack.size, weight[0].shape[2], 1, dtype=stack.nodes.dtype)
-        hidden = torch.relu(weight[0] @ x)
-        back = weight[1].transpose(1, 2) @ torch.relu(weight[1] @ hidden)
-        return (hidden * back).sum(1)
-
-
-class EdgeMoments(nn.Module):
-    """Sums of |w| over each matrix, rescaled by fixed numbers: blind to every rearrangement inside a matrix."""
-
-    def forward(self, graph: NeuralGraph) -> Tensor:
-        return per_network(lambda s: torch.stack([b.abs().sum((1, 2, 3)) for b in s.blocks[:2]], 1))(graph)
-
-
-class Shrink(nn.Module):
-    """The edited weights 0.5 W, b of the first matrix: exactly equivariant, but it commutes with any rearrangement."""
-
-    def forward(self, graph: NeuralGraph) -> NeuralGraph:
-        return graph.map_stacks(lambda s: Stack(s.spec, s.nodes, tuple(0.5 * b for b in s.blocks)))
-
-
-class GradientStep(nn.Module):
-    """One step down the squared outputs, in weights measured by the neurons' own scale-free units (tanh: plain)."""
-
-    def forward(self, graph: NeuralGraph) -> NeuralGraph:
-        def step(stack: Stack) -> Stack:
-            with torch.enable_grad():
-                live = stack.apply(lambda t: t.detach().requires_grad_())
-                grads = torch.autograd.grad(probe(live).square().sum(), [live.nodes, *live.blocks])
-            return Stack(
-                stack.spec,
-                stack.nodes - 0.1 * grads[0],
-                tuple(b - 0.1 * g for b, g in zip(stack.blocks, grads[1:], strict=True)),
-            )
-
-        return graph.map_stacks(step)
-
-
-# ---- equivariance ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
@@ -256,156 +174,3 @@ def test_transformations_that_change_nothing_do_not_count() -> None:
     silent = silent.map_stacks(lambda s: Stack(s.spec, s.nodes * 0, (*s.blocks[:-1], s.blocks[-1] * 0)))
     with pytest.raises(GraphNFNError, match="no separating transformation changes"):
         testing.assert_separates(per_network(probe), silent)
-
-
-# ---- round trips ----------------------------------------------------------------------------------
-
-
-def test_roundtrip_of_graphs() -> None:
-    testing.assert_roundtrip(mixed_batch())
-    testing.assert_roundtrip(testing.random_graph(CNN, dtype=torch.float16))
-
-
-def read(source: object) -> NeuralGraph:
-    assert isinstance(source, dict)
-    return NeuralGraph.build(RELU, source)
-
-
-def test_roundtrip_of_sources() -> None:
-    state = testing.random_graph(RELU).state_dict()
-    testing.assert_roundtrip(state, read, lambda graph, *, like: graph.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda s: {k: v.float().double() for k, v in s.items()}, "layers.0.weight: .* bytes"),
-        (lambda s: {k: v.float() for k, v in s.items()}, "torch.float32 .* instead of torch.float64"),
-        (lambda s: dict(reversed(s.items())), "keys"),
-        (lambda s: {k: v for k, v in s.items() if "bias" not in k}, "keys"),
-        (lambda s: {k: v + 0.0 for k, v in s.items()}, "layers.0.bias: 1 bytes"),
-    ],
-)
-def test_lossy_roundtrips_are_caught(damage: Callable[[dict], dict], message: str) -> None:
-    state = testing.random_graph(RELU).state_dict()
-    state["layers.0.bias"][0] = -0.0  # equal to 0.0, but not to the bit
-    with pytest.raises(AssertionError, match=message):
-        testing.assert_roundtrip(state, read, lambda graph, *, like: damage(graph.state_dict()))
-
-
-class Forgetful(NeuralGraph):
-    """Loses the last network's biases when it is taken apart."""
-
-    def to_data_list(self) -> list[NeuralGraph]:
-        singles = super().to_data_list()
-        last = singles[-1].map_stacks(lambda s: Stack(s.spec, s.nodes * 0, s.blocks))
-        return [*singles[:-1], last]
-
-
-def test_lossy_graphs_are_caught() -> None:
-    graph = Forgetful.from_stacks(mixed_batch().stacks(), mixed_batch().members())
-    with pytest.raises(AssertionError, match="to_data_list.*node parameters"):
-        testing.assert_roundtrip(graph)
-
-
-def test_roundtrip_needs_both_functions() -> None:
-    with pytest.raises(TypeError, match="convert and restore"):
-        testing.assert_roundtrip({})
-
-
-# ---- functions ------------------------------------------------------------------------------------
-
-
-def test_same_function_of_graphs_and_modules() -> None:
-    module = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)).double()
-    state = {}
-    for i, layer in enumerate((0, 2, 4)):
-        state[f"layers.{i}.weight"] = module[layer].weight
-        state[f"layers.{i}.bias"] = module[layer].bias
-    graph = NeuralGraph.build(RELU, state)
-    assert testing.assert_same_function(graph, module) < 1e-14
-    assert testing.assert_same_function(module, graph) < 1e-14
-    assert testing.assert_same_function(module, module, torch.randn(4, 3, dtype=torch.float64)) == 0
-    with torch.no_grad():
-        module[2].bias[0] += 1e-4
-    copy = NeuralGraph.build(RELU, {k: v.detach().clone() for k, v in state.items()})
-    with torch.no_grad():
-        module[2].bias[0] += 1e-4
-    with pytest.raises(AssertionError, match="network 0 has relative error"):
-        testing.assert_same_function(copy, module)
-
-
-def test_the_worst_network_is_named() -> None:
-    graph = testing.random_graph(TANH, networks=3)
-    moved = graph.map_stacks(lambda s: Stack(s.spec, s.nodes * torch.tensor([1.0, 1, 1.001])[:, None, None], s.blocks))
-    with pytest.raises(AssertionError, match="network 2"):
-        testing.assert_same_function(moved, graph)
-
-
-def test_functions_need_inputs_and_equal_numbers() -> None:
-    with pytest.raises(GraphNFNError, match="inputs="):
-        testing.assert_same_function(torch.relu, torch.relu)
-    with pytest.raises(GraphNFNError, match="compared 3 networks with 1"):
-        testing.assert_same_function(testing.random_graph(TANH, networks=3), testing.random_graph(TANH))
-
-
-# ---- batches --------------------------------------------------------------------------------------
-
-
-def test_batch_independence() -> None:
-    graphs = mixed_batch().to_data_list()
-    assert testing.assert_batch_independent(per_network(probe), graphs) < 1e-12
-    assert testing.assert_batch_independent(Shrink(), graphs) == 0
-
-
-def test_normalising_over_the_batch_is_caught() -> None:
-    def module(graph: NeuralGraph) -> Tensor:
-        out = per_network(probe)(graph)
-        return out / (1 + out.norm())
-
-    with pytest.raises(AssertionError, match="differs at place"):
-        testing.assert_batch_independent(module, mixed_batch().to_data_list())
-
-
-def test_dependence_on_the_place_is_caught() -> None:
-    def module(graph: NeuralGraph) -> Tensor:
-        out = per_network(probe)(graph)
-        return out * (1 + 1e-3 * torch.arange(len(out))[:, None])
-
-    with pytest.raises(AssertionError, match="of batch"):
-        testing.assert_batch_independent(module, mixed_batch().to_data_list())
-
-
-def test_one_network_is_no_batch() -> None:
-    with pytest.raises(GraphNFNError, match="two at least"):
-        testing.assert_batch_independent(RowNorms(), [testing.random_graph(RELU)])
-
-
-def test_pure_modules_and_others() -> None:
-    testing.assert_pure(per_network(probe), mixed_batch())
-
-    def scales_in_place(graph: NeuralGraph) -> Tensor:
-        graph.edge_attr.mul_(2)
-        return graph.edge_attr
-
-    def adds_a_field(graph: NeuralGraph) -> Tensor:
-        graph.extra = graph.x
-        return graph.x
-
-    with pytest.raises(AssertionError, match="changed 'edge_attr'"):
-        testing.assert_pure(scales_in_place, mixed_batch())
-    with pytest.raises(AssertionError, match="extra"):
-        testing.assert_pure(adds_a_field, mixed_batch())
-
-
-# ---- random graphs --------------------------------------------------------------------------------
-
-
-def test_random_graphs_are_generic() -> None:
-    graph = testing.random_graph(SINE, networks=2)
-    assert graph.validate()
-    assert not torch.equal(graph.stacks()[0].nodes[0], graph.stacks()[0].nodes[1])
-    output = run(graph, torch.randn(256, 3, dtype=torch.float64))
-    assert 0.1 < float(output.std()) < 10
-    assert torch.equal(testing.random_graph(SINE, 3).x, testing.random_graph(SINE, 3).x)
-    assert not torch.equal(testing.random_graph(SINE, 3).x, testing.random_graph(SINE, 4).x)

@@ -15,13 +15,15 @@ from baselines.foreign import official_spec
 from baselines.weight_space import weight_space
 from experiments.baselines_page import page
 from experiments.baselines_table import survey
+from experiments.bench.subjects import SHAPES
 from experiments.blindness import SPECS, sights
 from experiments.claims import symmetry_error
 from experiments.cli import main
 from experiments.disturbances import DISTURBANCES
 from experiments.errors import ExperimentError
 from experiments.golden import parities, parity
-from experiments.step_time import SHAPES, published_figures, step_times
+from experiments.published import published_figures
+from experiments.step_time import step_times
 from experiments.subjects import subjects
 from graphnfn.graph import NeuralGraph
 from graphnfn.testing import random_graph
@@ -147,14 +149,14 @@ def test_the_projects_golden_files(shared: Path) -> None:
 def test_published_figures_have_counterparts() -> None:
     known = {s.name: s for s in subjects()}
     for figure in published_figures():
-        assert figure.preset in known[figure.baseline].presets and figure.shape in {s.name for s in SHAPES}
+        assert figure.preset in known[figure.baseline].presets and figure.shape in SHAPES
 
 
 def test_steps_are_timed_with_the_published_settings() -> None:
     rows = step_times(subjects(["statnet"])[0], networks=4, seconds=0.0)
-    assert [r.preset for r in rows] == ["small_cnn_zoo", ""] and all(r.ms > 0 and r.repeats == 1 for r in rows)
-    assert rows[0].published is not None and rows[0].parameters == rows[0].published.parameters
-    assert [r.shape for r in step_times(subjects(["dws"])[0], networks=2, seconds=0.0)] == [SHAPES[1].title]
+    assert [r.preset for r in rows] == ["", "small_cnn_zoo"] and all(r.ms > 0 and r.repeats == 1 for r in rows)
+    assert rows[1].published is not None and rows[1].parameters == rows[1].published.parameters
+    assert [r.shape for r in step_times(subjects(["dws"])[0], networks=2, seconds=0.0)] == [SHAPES["siren"].title]
 
 
 def test_the_page(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def mnist(tmp_path: Path) -> tuple[Path, dict[str, DWSNetsINR]]:
         file = root / name / "checkpoints" / "model_final.pth"
         file.parent.mkdir(parents=True)
         torch.save(models[name].state_dict(), file)
-        listed[split]["path"].append(f"/home/somebody/data/mnist-inrs/{name}/checkpoints/model_final.pth")
+        listed[split]["path"].append(f"/elsewhere/mnist-inrs/{name}/checkpoints/model_final.pth")
         listed[split]["label"].append(str(i % 4))
     (root / "mnist_splits.json").write_text(json.dumps(listed))
     return root, models
