@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from experiments.budget import History, within_budget
 from experiments.config import make
 from experiments.data import open_zoo, predict
 from experiments.models import count_parameters, take_statistics
@@ -62,20 +64,23 @@ def train(config: DictConfig, folder: Path, **options: Any) -> tuple[Zoo, Task, 
     zoo, task, model = prepare(config)
     count_parameters(model, zoo.batch(zoo.split("train")[:2]))  # makes them
     take_statistics(model, lambda: zoo.batch(zoo.split("train")[:MOST_FOR_STATISTICS]))
-    return zoo, task, model, fit(model, task, zoo, make(config.trainer), folder, **options)
+    recipe = within_budget(make(config.trainer), model, task, zoo)
+    return zoo, task, model, fit(model, task, zoo, recipe, folder, **options)
 
 
 def run(config: DictConfig, folder: Path) -> Cell:
     """Train and measure; ``folder`` holds checkpoints meanwhile and is removed in the end."""
     wall, cpu = time.perf_counter(), time.process_time()
-    zoo, task, model, fitted = train(config, folder)
+    history = History(make(config.task).measures[0])
+    zoo, task, model, fitted = train(config, folder, callbacks=(history,))
     spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     row = {
-        "model": config.model.name, "ours": config.model.ours, "zoo": config.zoo.name, "task": task.column,
+        "model": config.model.name, "ours": config.model.ours, "reads": config.model.reads,
+        "zoo": config.zoo.name, "task": task.column,
         "seed": config.seed, "measure": task.measures[0], "best_epoch": fitted.best_epoch,
-        "epochs": config.trainer.epochs, "batch_size": config.trainer.batch_size,
+        "epochs": len(history.points), "batch_size": config.trainer.batch_size,
         "learning_rate": config.trainer.learning_rate, "weight_decay": config.trainer.weight_decay,
-        "val": fitted.best_score,
+        "val": fitted.best_score, "history": history.points, "budget_s": config.trainer.cpu_seconds,
         "parameters": count_parameters(model, zoo.batch(zoo.split("train")[:2])),
         "train_networks": len(zoo.split("train")), "test_networks": len(zoo.split("test")), **spent,
     }  # fmt: skip
@@ -112,12 +117,17 @@ def evaluate(
         for draw in range(repeats):
             moved = predict(model, zoo, rows, change=_Mover(size, draw), batch_size=CHUNK)
             draws.append(task.measure(_finite(task.predict(moved)), labels))
-            shifts.append(float((_finite(moved) - outputs).abs().max()) / spread)
+            shifts.append(_largest(moved - outputs) / spread)
         for name in task.measures:
             found[f"test_{name}_{size:g}dec"] = sum(d[name] for d in draws) / repeats
         found[f"moved_{size:g}dec"] = max(shifts)
     table = pd.DataFrame({"row": rows.numpy(), "label": labels.numpy(), "prediction": plain.numpy()})
     return found, table.assign(spec=zoo.spec_index[rows].numpy())
+
+
+def _largest(difference: Tensor) -> float:
+    """The largest absolute value; infinite where something is not finite."""
+    return float(difference.abs().max()) if difference.isfinite().all() else math.inf
 
 
 def _finite(values: Tensor) -> Tensor:

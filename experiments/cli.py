@@ -61,21 +61,24 @@ def compare(
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and report.")] = Path("runs/demo"),
 ) -> None:
-    """Train our models and the baselines on one zoo with several seeds; write a table and report.html."""
+    """Train our models and the baselines with several seeds, on one zoo or several; write tables and report.html."""
     from experiments.building import ensure_zoo
     from experiments.compare import compare as run
-    from experiments.config import load
+    from experiments.leaderboard import write_leaderboard
+    from experiments.plan import cases
     from experiments.report import write_report
     from experiments.tables import comparison_table
 
     words = overrides or []
-    config = load(words)
-    if ensure_zoo(config):
-        out.print(f"built {config.zoo.folder}", highlight=False)
+    for case in cases(words):
+        if ensure_zoo(case.config):
+            out.print(f"built {case.config.zoo.folder}", highlight=False)
     done = run(words, output, lambda line: out.print(line, highlight=False, markup=False))
-    page = write_report(done, output / "report.html")
-    out.print(comparison_table(done.table))
-    out.print(f"report: {page}", highlight=False)
+    for part in done:
+        page = write_report(part, output / part.case / "report.html")
+        out.print(comparison_table(part.table))
+        out.print(f"report: {page}", highlight=False)
+    out.print(f"leaderboard: {write_leaderboard(done, output)}", highlight=False)
 
 
 @app.command()

@@ -44,6 +44,11 @@ def open_zoo(config: DictConfig) -> Zoo:
         chosen &= zoo.table[column].to_numpy() == value
     if not chosen.any():
         raise ExperimentError(f"no network of {folder} has {dict(where)}: loosen zoo.where")
+    if config.most_train is not None:
+        if config.most_train < 1:
+            raise ExperimentError(f"got zoo.most_train={config.most_train}; expected 1 or more, or null for all")
+        train = np.flatnonzero(chosen & (zoo.table["split"].to_numpy() == "train"))
+        chosen[train[config.most_train :]] = False
     return zoo if chosen.all() else zoo.subset(torch.from_numpy(chosen))
 
 

@@ -80,14 +80,15 @@ def _label_ends(axes: Axes, x: float, ends: Sequence[tuple[float, str, str]]) ->
 
 
 def quality_and_cost(table: pd.DataFrame) -> str:
-    """The main measure against the CPU time of a training step."""
+    """The main measure against the CPU time of a training step, or of the training where no step was timed."""
     measure, summaries = main_measure(table), summarize(table)
+    column = "step_ms" if "step_ms" in table else "cpu_s"
     with rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
         palette = colours(summaries)
         for s in summaries:
-            x, y, std = s.mean["step_ms"], s.mean[f"test_{measure}"], s.std[f"test_{measure}"]
+            x, y, std = s.mean[column], s.mean[f"test_{measure}"], s.std[f"test_{measure}"]
             bar, marker = None if math.isnan(std) else std, "o" if s.ours else "s"
             axes.errorbar(x, y, yerr=bar, fmt=marker, ms=8, color=palette[s.name], capsize=3, label=s.name)
         axes.set_xscale("log")
@@ -95,8 +96,10 @@ def quality_and_cost(table: pd.DataFrame) -> str:
         ticks = [t for t in (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if _inside(t, axes.get_xlim())]
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()
-        networks = round(summaries[0].mean["cost_networks"])
-        axes.set_xlabel(f"CPU ms per training step ({networks} networks, one thread)")
+        axes.set_xlabel("CPU seconds of training (one thread)")
+        if column == "step_ms":
+            networks = round(summaries[0].mean["cost_networks"])
+            axes.set_xlabel(f"CPU ms per training step ({networks} networks, one thread)")
         axes.set_ylabel(f"test {_name(measure)}")
         figure.legend(loc="outside right center", frameon=False)
         return svg(figure)

@@ -36,6 +36,18 @@ def tie_ceiling(label: Tensor) -> float:
     return float(np.sqrt((pairs - (counts * (counts - 1) / 2).sum()) / pairs))
 
 
+def tie_fraction(label: Tensor) -> float:
+    """Share of the pairs whose labels are equal.
+
+    Example:
+        >>> import torch
+        >>> round(tie_fraction(torch.tensor([1.0, 1.0, 2.0])), 3)
+        0.333
+    """
+    counts = np.unique(label.numpy(), return_counts=True)[1].astype(float)
+    return float((counts * (counts - 1)).sum() / (len(label) * (len(label) - 1)))
+
+
 def r_squared(prediction: Tensor, label: Tensor) -> float:
     """Share of the labels' variance that the predictions explain."""
     return float(r2_score(label.numpy(), prediction.numpy()))

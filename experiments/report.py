@@ -82,9 +82,14 @@ def _results(done: Comparison) -> dict[str, str]:
         "robustness_text": f"{name} under random group elements. Lines are means, bands the range over seeds; "
         f"solid lines are graphnfn's models, dashed ones baselines. Values below {figures.FLOOR} are drawn there.",
         "cost": figures.quality_and_cost(table),
-        "cost_text": "Quality against cost. Bars are standard deviations over seeds. Time is the median over training "
-        "steps (forward, backward, optimiser) in a fresh process of one thread.",
+        "cost_text": f"Quality against cost. Bars are standard deviations over seeds. {_time_text(table)}",
     }
+
+
+def _time_text(table: pd.DataFrame) -> str:
+    if "step_ms" not in table:
+        return "Time is that of the whole training, one thread."
+    return "Time is the median over training steps (forward, backward, optimiser) in a fresh process of one thread."
 
 
 def _summary_html(table: pd.DataFrame) -> str:
@@ -95,7 +100,8 @@ def _summary_html(table: pd.DataFrame) -> str:
     columns |= {c: f"{_NAMES[measure]}<br>{_count(size, 'decade')}" for size, c in moved.items()}
     shift = [f"moved_{size}dec" for size in moved][-1:]
     costs = {"parameters": "parameters", "step_ms": "CPU ms<br>per step", "peak_mb": "peak<br>MB"}
-    costs["wall_s"] = "seconds<br>to train"
+    costs["cpu_s"] = "CPU seconds<br>in all"
+    costs = {c: head for c, head in costs.items() if c in table}
     head = "".join(
         f"<th>{name}</th>"
         for name in ("model", *columns.values(), *("largest<br>shift" for _ in shift), *costs.values())

@@ -65,13 +65,13 @@ def write_results(folder: Path, cells: Iterable[Cell], costs: dict[str, dict[str
     Args:
         folder: where.
         cells: all of them.
-        costs: per model, what :func:`experiments.cost.measure` found.
+        costs: per model, what :func:`experiments.cost.measure` found; empty where it was not asked.
 
     Returns:
         The table: a row per cell, with the cost of its model.
     """
     cells = list(cells)
-    rows = [{**c.row, **{name: costs[c.row["model"]][name] for name in _COSTS}} for c in cells]
+    rows = [{**c.row, **{name: costs[c.row["model"]][name] for name in _COSTS if costs}} for c in cells]
     table = pd.DataFrame(rows)
     write_table(folder / TABLE, table)
     write_text(folder / JSON_TABLE, f"{table.to_json(orient='records', indent=1)}\n")
@@ -86,6 +86,7 @@ class ModelSummary:
     Args:
         name: of the model.
         ours: whether it is one of graphnfn's own.
+        reads: "weights", "function" where it runs the networks on inputs of its choice, or "images".
         mean: per numeric column.
         std: per numeric column; NaN where there is one seed.
         cells: its rows of the table.
@@ -93,6 +94,7 @@ class ModelSummary:
 
     name: str
     ours: bool
+    reads: str
     mean: dict[str, float]
     std: dict[str, float]
     cells: pd.DataFrame
@@ -107,7 +109,8 @@ def summarize(table: pd.DataFrame) -> list[ModelSummary]:
     """Every model over its seeds, the best first.
 
     Example:
-        >>> rows = [{"model": "a", "measure": "tau", "test_tau": t, "ours": True} for t in (0.5, 0.7)]
+        >>> row = {"model": "a", "measure": "tau", "ours": True, "reads": "weights"}
+        >>> rows = [row | {"test_tau": t} for t in (0.5, 0.7)]
         >>> round(summarize(pd.DataFrame(rows))[0].mean["test_tau"], 2)
         0.6
     """
@@ -117,7 +120,8 @@ def summarize(table: pd.DataFrame) -> list[ModelSummary]:
         numbers = cells.select_dtypes("number")
         means = {str(c): float(numbers[c].mean()) for c in numbers.columns}
         stds = {str(c): float(numbers[c].std()) for c in numbers.columns}
-        out.append(ModelSummary(str(name), bool(cells["ours"].tolist()[0]), means, stds, cells))
+        first = cells.iloc[0]
+        out.append(ModelSummary(str(name), bool(first["ours"]), str(first["reads"]), means, stds, cells))
     key = f"test_{main_measure(table)}"
     return sorted(out, key=lambda s: -s.mean[key])
 

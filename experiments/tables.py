@@ -17,7 +17,7 @@ def spread(summary: ModelSummary, column: str) -> str:
     """``mean±std`` of a column, or only the mean where there is one seed.
 
     Example:
-        >>> spread(ModelSummary("native", True, {"tau": 0.81}, {"tau": 0.004}, pd.DataFrame()), "tau")
+        >>> spread(ModelSummary("native", True, "function", {"tau": 0.81}, {"tau": 0.004}, pd.DataFrame()), "tau")
         '0.810±0.004'
     """
     mean, std = summary.mean[column], summary.std[column]
@@ -32,20 +32,15 @@ def comparison_table(table: pd.DataFrame) -> Table:
     title = f"{first['zoo']}: {first['task']}, {first['test_networks']} test networks"
     out = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     out.add_column("model", no_wrap=True)
-    heads = [
-        measure,
-        *others,
-        *(f"{measure}\n{size} dec" for size in moved),
-        "para-\nmeters",
-        "ms per\nstep",
-        "peak\nMB",
-    ]
+    costs = {"parameters": "para-\nmeters", "step_ms": "ms per\nstep", "peak_mb": "peak\nMB", "cpu_s": "CPU s\nin all"}
+    costs = {column: head for column, head in costs.items() if column in table}
+    heads = [measure, *others, *(f"{measure}\n{size} dec" for size in moved), *costs.values()]
     for head in heads:
         out.add_column(head, justify="right", no_wrap=True)
     for summary in summarize(table):
         cells = [spread(summary, f"test_{name}") for name in (measure, *others)]
         cells += [spread(summary, column) for column in moved.values()]
-        cells += [f"{summary.mean[c]:,.0f}" for c in ("parameters", "step_ms", "peak_mb")]
+        cells += [f"{summary.mean[c]:,.0f}" for c in costs]
         out.add_row(summary.name, *cells, style="bold" if summary.ours else None)
     return out
 

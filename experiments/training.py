@@ -39,6 +39,7 @@ class TrainerConfig:
         warmup: share of the steps in which the learning rate rises.
         clip: largest norm of the gradient.
         devices: processes that share every batch, each on a device of its own (on a CPU: each a process).
+        cpu_seconds: only so many epochs as fit in it on this machine, one at least; None trains them all.
 
     Raises:
         ExperimentError: a value is out of range.
@@ -51,10 +52,13 @@ class TrainerConfig:
     warmup: float
     clip: float
     devices: int = 1
+    cpu_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.devices < 1:
             raise ExperimentError(f"got trainer.devices={self.devices}; expected 1 or more")
+        if self.cpu_seconds is not None and self.cpu_seconds <= 0:
+            raise ExperimentError(f"got trainer.cpu_seconds={self.cpu_seconds:g}; expected more than 0, or null")
         if self.epochs < 1 or self.batch_size < 1 or not 0 <= self.warmup < 1 or self.learning_rate < 0:
             raise ExperimentError(
                 f"got {self}; expected at least one epoch and one network per batch, warmup in [0, 1), no negative rate"

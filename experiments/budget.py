@@ -1,0 +1,83 @@
+"""The same CPU time for every model: how many epochs fit, and the score after each of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from experiments.tasks import Task
+from experiments.training import TrainerConfig
+from graphnfn.zoo import Zoo
+
+STEPS = 5
+"""Training steps that are timed."""
+
+
+def within_budget(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo) -> TrainerConfig:
+    """The same training with as many epochs as ``config.cpu_seconds`` affords, one at least.
+
+    The model is as before afterwards, and so is the state of the random numbers.
+
+    Args:
+        config: ``epochs`` is the most that is trained.
+        model: with all its parameters made.
+        task: prepared.
+        zoo: with splits train and val.
+    """
+    if config.cpu_seconds is None:
+        return config
+    train, val = zoo.split("train"), zoo.split("val")
+    step_s, look_s = _seconds(config, model, task, zoo)
+    epoch_s = len(train) / config.batch_size * step_s + len(val) / config.batch_size * look_s
+    return replace(config, epochs=max(1, min(config.epochs, int(config.cpu_seconds / epoch_s))))
+
+
+def _seconds(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo) -> tuple[float, float]:
+    """CPU time of a training step and of predictions for as many networks."""
+    rows = zoo.split("train")
+    before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
+
+    def step(number: int) -> float:
+        start = time.process_time()
+        picked = rows[(torch.arange(config.batch_size) + number * config.batch_size) % len(rows)]
+        loss = task.loss(model(zoo.batch(picked)), zoo.labels(task.column, picked))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return time.process_time() - start
+
+    with torch.random.fork_rng():
+        step(0)
+        step_s = sorted(step(k) for k in range(1, STEPS + 1))[STEPS // 2]
+        model.eval()
+        start = time.process_time()
+        with torch.no_grad():
+            model(zoo.batch(rows[: config.batch_size]))
+        look_s = time.process_time() - start
+        model.train()
+    model.zero_grad(set_to_none=True)
+    model.load_state_dict(before, strict=False)
+    return step_s, look_s
+
+
+class History(Callback):
+    """Keeps the CPU time spent and the first measure after every epoch.
+
+    Args:
+        measure: its name.
+    """
+
+    def __init__(self, measure: str) -> None:
+        self.measure = measure
+        self.points: list[tuple[float, float]] = []
+        self._start = time.process_time()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        score = float(trainer.callback_metrics[self.measure])
+        self.points.append((time.process_time() - self._start, score))

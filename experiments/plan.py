@@ -1,0 +1,93 @@
+"""What a comparison consists of: cases (a zoo and a task each), and in every case models and seeds."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from experiments.config import load, plain
+from experiments.errors import ExperimentError
+
+Key = tuple[str, str, int]
+"""Case, model and seed."""
+
+Settings = Mapping[str, Sequence[str]]
+"""Per model, the overrides that a search chose."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One zoo and task of a comparison.
+
+    Args:
+        name: empty for the only case of a plain comparison.
+        words: overrides that make the configuration.
+        config: the configuration, without a choice of model.
+        settings: per model, overrides found by a search.
+        overrides: given by the user; they come last and win.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    config: DictConfig
+    settings: Settings
+    overrides: tuple[str, ...]
+
+    def cell_words(self, model: str) -> list[str]:
+        """The overrides of a model's cells, without the seed."""
+        return [*self.words, f"model={model}", *self.settings.get(model, ()), *self.overrides]
+
+    def cells(self) -> Iterator[tuple[Key, list[str]]]:
+        """All cells, seed by seed, so that an interrupted comparison has seen every model."""
+        for seed in self.config.compare.seeds:
+            for model in self.config.compare.models:
+                yield (self.name, model, seed), [*self.cell_words(model), f"seed={seed}"]
+
+
+def cases(overrides: Sequence[str]) -> list[Case]:
+    """The cases that a configuration asks for.
+
+    Args:
+        overrides: ``compare.cases`` names the cases and gives each its overrides; without it the configuration itself
+            is the only case.
+
+    Raises:
+        ExperimentError: a configuration does not compose, or asks for no model or no seed.
+
+    Example:
+        >>> [case.name for case in cases(["+compare.cases.few='zoo.size=100'", "+compare.cases.many='zoo.size=900'"])]
+        ['few', 'many']
+    """
+    whole = load(overrides)
+    found = []
+    for name, text in (whole.compare.cases or {"": ""}).items():
+        words = tuple(shlex.split(str(text)))
+        config = load([*words, *overrides])
+        settings = _settings(config.compare.settings, str(name))
+        found.append(Case(str(name), words, config, settings, tuple(overrides)))
+        if not config.compare.models or not config.compare.seeds:
+            raise ExperimentError("compare.models and compare.seeds must not be empty")
+    return found
+
+
+def content(config: DictConfig) -> dict[str, Any]:
+    """What a cell depends on, as far as its configuration says so; the code's commit is in its row."""
+    return {key: value for key, value in plain(config).items() if key != "compare"}
+
+
+def _settings(path: str | None, case: str) -> Settings:
+    if path is None:
+        return {}
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))["cases"].get(case, {})
+    except (OSError, ValueError, KeyError) as error:
+        raise ExperimentError(
+            f"compare.settings={path} cannot be read ({error}); expected what `graphnfn search` writes"
+        ) from error
+    return {model: trial["words"] for model, trial in found.items()}
