@@ -44,7 +44,7 @@ class Case:
         return [*self.words, f"model={model}", *self.settings.get(model, ()), *self.overrides]
 
     def cells(self) -> Iterator[tuple[Key, list[str]]]:
-        """All cells, seed by seed, so that an interrupted comparison has seen every model."""
+        """All cells with their overrides."""
         for seed in self.config.compare.seeds:
             for model in self.config.compare.models:
                 yield (self.name, model, seed), [*self.cell_words(model), f"seed={seed}"]
