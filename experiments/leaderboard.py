@@ -21,6 +21,8 @@ READS = {"weights": "weight-reading", "function": "function-probing", "images": 
 
 NAMES = {"tau": "Kendall τ", "r2": "R²", "accuracy": "accuracy", "psnr": "PSNR (dB)"}
 
+_AHEAD = {True: "yes", False: "no", None: "one seed"}
+
 Entry = dict[str, Any]
 
 
@@ -75,7 +77,7 @@ def _row(s: ModelSummary, measure: str, moved: dict[str, str]) -> Entry:
     return {
         "model": s.name, "ours": s.ours, "reads": s.reads, "test": s.mean[name], "std": _number(s.std[name]),
         "values": [float(v) for v in s.cells[name]], "val": s.mean["val"],
-        "others": {c: s.mean[c] for c in s.mean if c.startswith("test_") and c.count("_") == 1 and c != name},
+        "others": {c: s.mean[c] for c in s.mean if c.removeprefix("test_") in NAMES and c != name},
         "decades": {size: s.mean[column] for size, column in moved.items()}, "shift": shifts,
         "parameters": round(s.mean["parameters"]), "cpu_s": s.mean["cpu_s"], "epochs": s.mean["epochs"],
         "history": [[[float(t), float(v)] for t, v in h] for h in s.cells["history"]],
@@ -94,12 +96,13 @@ def _margins(rows: Sequence[Entry]) -> dict[str, Entry]:
         if not ours or not theirs:
             continue
         one, other = max(ours, key=lambda r: r["val"]), max(theirs, key=lambda r: r["test"])
-        spread = max(one["std"] or 0.0, other["std"] or 0.0)
+        stds = [one["std"], other["std"]]
+        spread = None if None in stds else max(stds)
         margin = one["test"] - other["test"]
         score = other["val"]
         out[reads] = {
             "ours": one["model"], "theirs": other["model"], "margin": margin, "spread": spread,
-            "ahead": bool(margin > spread), "score": score,
+            "ahead": None if spread is None else bool(margin > spread), "score": score,
             "ours_cpu_s": _time_to(one["history"], score), "theirs_cpu_s": _time_to(other["history"], score),
         }  # fmt: skip
     return out
@@ -148,7 +151,7 @@ def _overview(cases: Sequence[Entry]) -> list[str]:
             one, other = tests[m["ours"]], tests[m["theirs"]]
             times = " against ".join("never" if t is None else f"{t:.0f}" for t in (m["ours_cpu_s"], m["theirs_cpu_s"]))
             cells = [case["name"], READS[reads], f"**{m['ours']}**", _spread(one), m["theirs"], _spread(other)]
-            cells += [f"{m['margin']:+.3f}", "yes" if m["ahead"] else "no", times]
+            cells += [f"{m['margin']:+.3f}", _AHEAD[m["ahead"]], times]
             lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", "*ahead*: the margin is larger than either standard deviation over seeds.", ""]
 

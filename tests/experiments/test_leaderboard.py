@@ -79,6 +79,14 @@ def test_our_model_is_chosen_on_validation(done: list[Comparison]) -> None:
     assert "lucky" in markdown(found)
 
 
+def test_one_seed_proves_nothing(done: list[Comparison]) -> None:
+    part = done[0]
+    single = Comparison("", part.config, part.table[part.table["seed"] == 0], part.predictions, part.about)
+    found = leaderboard([single])
+    assert found["cases"][0]["margins"]["weights"]["ahead"] is None and "| one seed |" in markdown(found)
+    assert list(found["cases"][0]["rows"][0]["others"]) == ["test_r2"]
+
+
 def test_a_failing_cell_stops_no_other(tiny: list[str], tmp_path: Path) -> None:
     words = [*board(tiny, "statnn"), "+compare.cases.bad='task=fraction task.column=value'"]
     lines: list[str] = []
