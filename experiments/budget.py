@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from experiments.tasks import Task
-from experiments.training import TrainerConfig
+from experiments.training import MetaNetModule, TrainerConfig
 from graphnfn.zoo import Zoo
 
 STEPS = 5
@@ -67,17 +67,13 @@ def _seconds(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo) -> t
 
 
 class History(Callback):
-    """Keeps the CPU time spent and the first measure after every epoch.
+    """Keeps, after every epoch, the CPU seconds since it was made and the task's first measure on validation."""
 
-    Args:
-        measure: its name.
-    """
-
-    def __init__(self, measure: str) -> None:
-        self.measure = measure
+    def __init__(self) -> None:
         self.points: list[tuple[float, float]] = []
         self._start = time.process_time()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        score = float(trainer.callback_metrics[self.measure])
+        assert isinstance(pl_module, MetaNetModule)
+        score = float(trainer.callback_metrics[pl_module.task.measures[0]])
         self.points.append((time.process_time() - self._start, score))

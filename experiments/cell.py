@@ -71,7 +71,7 @@ def train(config: DictConfig, folder: Path, **options: Any) -> tuple[Zoo, Task, 
 def run(config: DictConfig, folder: Path) -> Cell:
     """Train and measure; ``folder`` holds checkpoints meanwhile and is removed in the end."""
     wall, cpu = time.perf_counter(), time.process_time()
-    history = History(make(config.task).measures[0])
+    history = History()
     zoo, task, model, fitted = train(config, folder, callbacks=(history,))
     spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     row = {

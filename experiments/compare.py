@@ -79,6 +79,9 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> list[Comp
     found = {key: cell for key in words if (cell := store.load(contents[key])) is not None}
     if found:
         report(f"{len(found)} of {len(words)} cells are there already")
+        others = sorted({str(cell.row["commit"]) for cell in found.values()} - {code})
+        if others:
+            report(f"some are of other code, {', '.join(others)} (now {code}): another --output makes them afresh")
     left = {key: cell for key, cell in words.items() if key not in found}
     failed: dict[str, Exception] = {}
     for key, cell in _run_cells(left, plan[0].config.compare.workers, folder / "work", code):

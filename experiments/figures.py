@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.metrics import TITLES
 from experiments.results import ModelSummary, main_measure, moved_columns, summarize
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -63,7 +64,7 @@ def robustness(table: pd.DataFrame) -> str:
         axes.set_xticks(sizes, ["as\ntrained", *(f"{size:g}" for size in sizes[1:])])
         axes.set_xlim(-0.1, sizes[-1] * 1.38)
         axes.set_xlabel("decades of the random group element's scales")
-        axes.set_ylabel(f"test {_name(measure)}")
+        axes.set_ylabel(f"test {TITLES[measure]}")
         return svg(figure)
 
 
@@ -100,7 +101,7 @@ def quality_and_cost(table: pd.DataFrame) -> str:
         if column == "step_ms":
             networks = round(summaries[0].mean["cost_networks"])
             axes.set_xlabel(f"CPU ms per training step ({networks} networks, one thread)")
-        axes.set_ylabel(f"test {_name(measure)}")
+        axes.set_ylabel(f"test {TITLES[measure]}")
         figure.legend(loc="outside right center", frameon=False)
         return svg(figure)
 
@@ -124,7 +125,7 @@ def scatters(table: pd.DataFrame, predictions: pd.DataFrame, spec_names: Sequenc
                 panel.scatter(part["label"], part["prediction"], **style)
             panel.plot(ends, ends, color=FAINT, lw=1, zorder=0)
             value = s.cells.loc[s.cells["seed"] == seed, f"test_{measure}"].tolist()[0]
-            panel.set_title(f"{s.name}  ({_name(measure)} {value:.3f})", color=palette[s.name])
+            panel.set_title(f"{s.name}  ({TITLES[measure]} {value:.3f})", color=palette[s.name])
             panel.set_aspect("equal", adjustable="box")
         for panel in panels[len(summaries) :]:
             panel.set_axis_off()
@@ -179,10 +180,6 @@ def label_histogram(labels: np.ndarray, groups: np.ndarray, names: Sequence[str]
         if len(names) > 1:
             axes.legend(frameon=False)
         return svg(figure)
-
-
-def _name(measure: str) -> str:
-    return {"tau": "Kendall tau", "r2": "R²"}.get(measure, measure)
 
 
 def _inside(value: float, limits: tuple[float, float]) -> bool:

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from experiments.compare import Comparison
 from experiments.data import open_zoo
-from experiments.metrics import tie_ceiling, tie_fraction
+from experiments.metrics import TITLES, tie_ceiling, tie_fraction
 from experiments.results import ModelSummary, main_measure, moved_columns, summarize, write_text
+from experiments.tables import with_spread
 
 READS = {"weights": "weight-reading", "function": "function-probing", "images": "image-supervised"}
 """Kinds of readers, which are never compared with each other."""
-
-NAMES = {"tau": "Kendall τ", "r2": "R²", "accuracy": "accuracy", "psnr": "PSNR (dB)"}
 
 _AHEAD = {True: "yes", False: "no", None: "one seed"}
 
@@ -37,7 +35,7 @@ def write_leaderboard(done: Sequence[Comparison], folder: Path) -> Path:
         The page.
     """
     found = leaderboard(done)
-    write_text(folder / "leaderboard.json", json.dumps(found, indent=1) + "\n")
+    write_text(folder / "leaderboard.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
     page = folder / "leaderboard.md"
     write_text(page, markdown(found))
     return page
@@ -66,18 +64,18 @@ def _case(part: Comparison) -> Entry:
         "rows": rows, "margins": _margins(rows),
     }  # fmt: skip
     if measure in ("tau", "r2"):
-        labels: Tensor = zoo.labels(str(first["task"]), zoo.split("test"))
+        labels = zoo.labels(str(first["task"]), zoo.split("test"))
         out |= {"tie_ceiling": tie_ceiling(labels), "tie_fraction": tie_fraction(labels)}
     return out
 
 
 def _row(s: ModelSummary, measure: str, moved: dict[str, str]) -> Entry:
     name = f"test_{measure}"
-    shifts = {size: float(np.max(s.cells[f"moved_{size}dec"].to_numpy(dtype=float))) for size in moved}
+    shifts = {size: _number(max(s.cells[f"moved_{size}dec"])) for size in moved}
     return {
         "model": s.name, "ours": s.ours, "reads": s.reads, "test": s.mean[name], "std": _number(s.std[name]),
         "values": [float(v) for v in s.cells[name]], "val": s.mean["val"],
-        "others": {c: s.mean[c] for c in s.mean if c.removeprefix("test_") in NAMES and c != name},
+        "others": {c: s.mean[c] for c in s.mean if c.removeprefix("test_") in TITLES and c != name},
         "decades": {size: s.mean[column] for size, column in moved.items()}, "shift": shifts,
         "parameters": round(s.mean["parameters"]), "cpu_s": s.mean["cpu_s"], "epochs": s.mean["epochs"],
         "history": [[[float(t), float(v)] for t, v in h] for h in s.cells["history"]],
@@ -99,7 +97,7 @@ def _margins(rows: Sequence[Entry]) -> dict[str, Entry]:
         stds = [one["std"], other["std"]]
         spread = None if None in stds else max(stds)
         margin = one["test"] - other["test"]
-        score = other["val"]
+        score = min(max(v for _, v in points) for points in other["history"])  # all of its seeds reach it
         out[reads] = {
             "ours": one["model"], "theirs": other["model"], "margin": margin, "spread": spread,
             "ahead": None if spread is None else bool(margin > spread), "score": score,
@@ -109,14 +107,15 @@ def _margins(rows: Sequence[Entry]) -> dict[str, Entry]:
 
 
 def _time_to(histories: Sequence[Sequence[Sequence[float]]], score: float) -> float | None:
-    """Median CPU seconds until the validation score is reached; None where half of the runs never do."""
+    """Median over seeds of the CPU seconds until the validation score is reached; None where that is never."""
     times = [next((t for t, v in points if v >= score), math.inf) for points in histories]
     middle = float(np.median(times))
     return middle if math.isfinite(middle) else None
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)
+    """For JSON, which has no other word for what is missing or not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def markdown(found: Entry) -> str:
@@ -150,14 +149,14 @@ def _overview(cases: Sequence[Entry]) -> list[str]:
         for reads, m in case["margins"].items():
             one, other = tests[m["ours"]], tests[m["theirs"]]
             times = " against ".join("never" if t is None else f"{t:.0f}" for t in (m["ours_cpu_s"], m["theirs_cpu_s"]))
-            cells = [case["name"], READS[reads], f"**{m['ours']}**", _spread(one), m["theirs"], _spread(other)]
+            cells = [case["name"], READS[reads], f"**{m['ours']}**", _score(one), m["theirs"], _score(other)]
             cells += [f"{m['margin']:+.3f}", _AHEAD[m["ahead"]], times]
             lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", "*ahead*: the margin is larger than either standard deviation over seeds.", ""]
 
 
 def _section(case: Entry) -> list[str]:
-    measure = NAMES.get(case["measure"], case["measure"])
+    measure = TITLES[case["measure"]]
     budget = f", {case['budget_s']:.0f} CPU seconds of training per model and seed" if case["budget_s"] else ""
     facts = f"{case['train']} networks to train, {case['val']} to choose the epoch, {case['test']} to test{budget}."
     if "tie_ceiling" in case:
@@ -169,12 +168,12 @@ def _section(case: Entry) -> list[str]:
         rows = [r for r in case["rows"] if r["reads"] == reads]
         if not rows:
             continue
-        extra = [NAMES.get(c.removeprefix("test_"), c.removeprefix("test_")) for c in others]
+        extra = [TITLES[c.removeprefix("test_")] for c in others]
         head = [title, measure, *extra, *(f"{size} dec" for size in sizes), "parameters", "epochs", "CPU s"]
         lines += ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
         for r in rows:
             name = f"**{r['model']}**" if r["ours"] else r["model"]
-            cells = [name, _spread(r), *(f"{r['others'][c]:.3f}" for c in others)]
+            cells = [name, _score(r), *(f"{r['others'][c]:.3f}" for c in others)]
             cells += [f"{r['decades'][size]:.3f}" for size in sizes]
             cells += [f"{r['parameters']:,}", f"{r['epochs']:.0f}", f"{r['cpu_s']:.0f}"]
             lines.append("| " + " | ".join(cells) + " |")
@@ -182,5 +181,5 @@ def _section(case: Entry) -> list[str]:
     return [*lines, f"Commit {case['commit']}.", ""]
 
 
-def _spread(row: Entry) -> str:
-    return f"{row['test']:.3f}" if row["std"] is None else f"{row['test']:.3f} ± {row['std']:.3f}"
+def _score(row: Entry) -> str:
+    return with_spread(row["test"], row["std"])

@@ -10,6 +10,9 @@ from scipy import stats
 from sklearn.metrics import r2_score
 from torch import Tensor
 
+TITLES = {"tau": "Kendall τ", "r2": "R²", "accuracy": "accuracy"}
+"""Measures, as people read them."""
+
 
 def kendall_tau(prediction: Tensor, label: Tensor) -> float:
     """Kendall's tau-b; 0 where all predictions are equal, because they order nothing.
@@ -23,19 +26,6 @@ def kendall_tau(prediction: Tensor, label: Tensor) -> float:
     return 0.0 if math.isnan(found.statistic) else float(found.statistic)
 
 
-def tie_ceiling(label: Tensor) -> float:
-    """The best tau-b that predictions without ties can reach: equal labels lower it below 1.
-
-    Example:
-        >>> import torch
-        >>> round(tie_ceiling(torch.tensor([1.0, 1.0, 2.0])), 3)
-        0.816
-    """
-    counts = np.unique(label.numpy(), return_counts=True)[1].astype(float)
-    pairs = len(label) * (len(label) - 1) / 2
-    return float(np.sqrt((pairs - (counts * (counts - 1) / 2).sum()) / pairs))
-
-
 def tie_fraction(label: Tensor) -> float:
     """Share of the pairs whose labels are equal.
 
@@ -46,6 +36,17 @@ def tie_fraction(label: Tensor) -> float:
     """
     counts = np.unique(label.numpy(), return_counts=True)[1].astype(float)
     return float((counts * (counts - 1)).sum() / (len(label) * (len(label) - 1)))
+
+
+def tie_ceiling(label: Tensor) -> float:
+    """The best tau-b that predictions without ties can reach, ``(1 - tie_fraction)^(1/2)``.
+
+    Example:
+        >>> import torch
+        >>> round(tie_ceiling(torch.tensor([1.0, 1.0, 2.0])), 3)
+        0.816
+    """
+    return math.sqrt(1 - tie_fraction(label))
 
 
 def r_squared(prediction: Tensor, label: Tensor) -> float:

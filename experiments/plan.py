@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -14,11 +13,12 @@ from omegaconf import DictConfig
 from experiments.config import load, plain
 from experiments.errors import ExperimentError
 
+TAKEN = ("cells", "work")
+"""Folders of a comparison that are no case."""
+_NAME = re.compile(r"[\w-]*")
+
 Key = tuple[str, str, int]
 """Case, model and seed."""
-
-Settings = Mapping[str, Sequence[str]]
-"""Per model, the overrides that a search chose."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,17 @@ class Case:
         name: empty for the only case of a plain comparison.
         words: overrides that make the configuration.
         config: the configuration, without a choice of model.
-        settings: per model, overrides found by a search.
         overrides: given by the user; they come last and win.
     """
 
     name: str
     words: tuple[str, ...]
     config: DictConfig
-    settings: Settings
     overrides: tuple[str, ...]
 
     def cell_words(self, model: str) -> list[str]:
         """The overrides of a model's cells, without the seed."""
-        return [*self.words, f"model={model}", *self.settings.get(model, ()), *self.overrides]
+        return [*self.words, f"model={model}", *self.overrides]
 
     def cells(self) -> Iterator[tuple[Key, list[str]]]:
         """All cells with their overrides."""
@@ -58,7 +56,7 @@ def cases(overrides: Sequence[str]) -> list[Case]:
             is the only case.
 
     Raises:
-        ExperimentError: a configuration does not compose, or asks for no model or no seed.
+        ExperimentError: a configuration does not compose or asks for no model or seed, or a case's name is no folder.
 
     Example:
         >>> [case.name for case in cases(["+compare.cases.few='zoo.size=100'", "+compare.cases.many='zoo.size=900'"])]
@@ -67,10 +65,17 @@ def cases(overrides: Sequence[str]) -> list[Case]:
     whole = load(overrides)
     found = []
     for name, text in (whole.compare.cases or {"": ""}).items():
-        words = tuple(shlex.split(str(text)))
+        if name in TAKEN or not _NAME.fullmatch(str(name)):
+            raise ExperimentError(
+                f"got a case called {name!r}; a case names a folder of letters, digits, - and _ other than "
+                f"{' and '.join(TAKEN)}"
+            )
+        try:
+            words = tuple(shlex.split(str(text)))
+        except ValueError as error:
+            raise ExperimentError(f"compare.cases.{name} is {text!r}; expected overrides ({error})") from error
         config = load([*words, *overrides])
-        settings = _settings(config.compare.settings, str(name))
-        found.append(Case(str(name), words, config, settings, tuple(overrides)))
+        found.append(Case(str(name), words, config, tuple(overrides)))
         if not config.compare.models or not config.compare.seeds:
             raise ExperimentError("compare.models and compare.seeds must not be empty")
     return found
@@ -79,15 +84,3 @@ def cases(overrides: Sequence[str]) -> list[Case]:
 def content(config: DictConfig) -> dict[str, Any]:
     """What a cell depends on, as far as its configuration says so; the code's commit is in its row."""
     return {key: value for key, value in plain(config).items() if key != "compare"}
-
-
-def _settings(path: str | None, case: str) -> Settings:
-    if path is None:
-        return {}
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))["cases"].get(case, {})
-    except (OSError, ValueError, KeyError) as error:
-        raise ExperimentError(
-            f"compare.settings={path} cannot be read ({error}); expected what `graphnfn search` writes"
-        ) from error
-    return {model: trial["words"] for model, trial in found.items()}

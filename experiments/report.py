@@ -17,13 +17,11 @@ from matplotlib.figure import Figure
 from experiments import figures
 from experiments.compare import Comparison
 from experiments.data import open_zoo
-from experiments.metrics import tie_ceiling
+from experiments.metrics import TITLES, tie_ceiling
 from experiments.results import main_measure, moved_columns, summarize, write_text
 from graphnfn.plotting import plot
 from graphnfn.spec import NetSpec
 from graphnfn.zoo import Zoo
-
-_NAMES = {"tau": "Kendall τ", "r2": "R²", "accuracy": "accuracy"}
 
 
 def write_report(done: Comparison, path: Path) -> Path:
@@ -49,7 +47,7 @@ def _opening(done: Comparison, zoo: Zoo) -> dict[str, str]:
     facts = [
         (f"{len(zoo):,}", f"{counts}{first['test_networks']} to test"),
         (f"{len(summaries)} × {seeds}", f"models × seeds, all on one split, at most {epochs} epochs"),
-        (f"{best.mean[f'test_{measure}']:.3f}", f"best test {_NAMES[measure]}, by {best.name}"),
+        (f"{best.mean[f'test_{measure}']:.3f}", f"best test {TITLES[measure]}, by {best.name}"),
     ]
     for size, column in list(moved_columns(table).items())[-1:]:
         words = f"the same after random re-parameterisations of {size} decades"
@@ -64,7 +62,7 @@ def _opening(done: Comparison, zoo: Zoo) -> dict[str, str]:
 
 def _results(done: Comparison) -> dict[str, str]:
     table = done.table
-    name, own = _NAMES[main_measure(table)], [s.name for s in summarize(table) if s.ours]
+    name, own = TITLES[main_measure(table)], [s.name for s in summarize(table) if s.ours]
     seeds, draws = _count(table["seed"].nunique(), "seed"), _count(done.config.repeats, "draw")
     text = (
         f"Test networks only, mean ± standard deviation over {seeds}, best model first; the epoch is chosen by {name} "
@@ -95,9 +93,9 @@ def _time_text(table: pd.DataFrame) -> str:
 def _summary_html(table: pd.DataFrame) -> str:
     summaries, measure = summarize(table), main_measure(table)
     others = [c for c in ("tau", "r2") if f"test_{c}" in table and c != measure]
-    columns = {f"test_{c}": _NAMES[c] for c in (measure, *others)}
+    columns = {f"test_{c}": TITLES[c] for c in (measure, *others)}
     moved = moved_columns(table)
-    columns |= {c: f"{_NAMES[measure]}<br>{_count(size, 'decade')}" for size, c in moved.items()}
+    columns |= {c: f"{TITLES[measure]}<br>{_count(size, 'decade')}" for size, c in moved.items()}
     shift = [f"moved_{size}dec" for size in moved][-1:]
     costs = {"parameters": "parameters", "step_ms": "CPU ms<br>per step", "peak_mb": "peak<br>MB"}
     costs["cpu_s"] = "CPU seconds<br>in all"

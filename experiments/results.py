@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from experiments.cell import Cell
@@ -119,7 +120,8 @@ def summarize(table: pd.DataFrame) -> list[ModelSummary]:
         cells = table.loc[table["model"] == name]
         numbers = cells.select_dtypes("number")
         means = {str(c): float(numbers[c].mean()) for c in numbers.columns}
-        stds = {str(c): float(numbers[c].std()) for c in numbers.columns}
+        with np.errstate(invalid="ignore"):  # where a prediction overflowed, the shift is infinite
+            stds = {str(c): float(numbers[c].std()) for c in numbers.columns}
         first = cells.iloc[0]
         out.append(ModelSummary(str(name), bool(first["ours"]), str(first["reads"]), means, stds, cells))
     key = f"test_{main_measure(table)}"

@@ -10,18 +10,17 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from experiments.describe import Description
-from experiments.results import ModelSummary, main_measure, moved_columns, summarize
+from experiments.results import main_measure, moved_columns, summarize
 
 
-def spread(summary: ModelSummary, column: str) -> str:
-    """``mean±std`` of a column, or only the mean where there is one seed.
+def with_spread(mean: float, std: float | None) -> str:
+    """``mean±std``, or only the mean where there is one seed.
 
     Example:
-        >>> spread(ModelSummary("native", True, "function", {"tau": 0.81}, {"tau": 0.004}, pd.DataFrame()), "tau")
-        '0.810±0.004'
+        >>> with_spread(0.81, 0.004), with_spread(0.81, None)
+        ('0.810±0.004', '0.810')
     """
-    mean, std = summary.mean[column], summary.std[column]
-    return f"{mean:.3f}" if math.isnan(std) else f"{mean:.3f}±{std:.3f}"
+    return f"{mean:.3f}" if std is None or math.isnan(std) else f"{mean:.3f}±{std:.3f}"
 
 
 def comparison_table(table: pd.DataFrame) -> Table:
@@ -37,9 +36,9 @@ def comparison_table(table: pd.DataFrame) -> Table:
     heads = [measure, *others, *(f"{measure}\n{size} dec" for size in moved), *costs.values()]
     for head in heads:
         out.add_column(head, justify="right", no_wrap=True)
+    columns = [*(f"test_{name}" for name in (measure, *others)), *moved.values()]
     for summary in summarize(table):
-        cells = [spread(summary, f"test_{name}") for name in (measure, *others)]
-        cells += [spread(summary, column) for column in moved.values()]
+        cells = [with_spread(summary.mean[c], summary.std[c]) for c in columns]
         cells += [f"{summary.mean[c]:,.0f}" for c in costs]
         out.add_row(summary.name, *cells, style="bold" if summary.ours else None)
     return out

@@ -39,7 +39,8 @@ class TrainerConfig:
         warmup: share of the steps in which the learning rate rises.
         clip: largest norm of the gradient.
         devices: processes that share every batch, each on a device of its own (on a CPU: each a process).
-        cpu_seconds: only so many epochs as fit in it on this machine, one at least; None trains them all.
+        cpu_seconds: only so many epochs as fit in it on this machine's processor, one at least; None trains them
+            all. The number follows from timed steps, so it is not the same in every run.
 
     Raises:
         ExperimentError: a value is out of range.

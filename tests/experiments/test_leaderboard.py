@@ -101,15 +101,42 @@ def test_a_case_without_models_is_an_error(tiny: list[str]) -> None:
         cases([*tiny, "+compare.cases.a='compare.models=[]'"])
 
 
-def test_settings_of_a_search_come_before_the_users_words(tiny: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "search.json"
-    path.write_text(json.dumps({"cases": {"": {"native": {"words": ["trainer.learning_rate=0.5", "seed=7"]}}}}))
-    (case,) = cases([*tiny, f"compare.settings={path}", "trainer.epochs=9"])
-    config = load(case.cell_words("native"))
-    assert (config.trainer.learning_rate, config.trainer.epochs) == (0.5, 9)
-    assert load(case.cell_words("statnn")).trainer.learning_rate != 0.5
-    with pytest.raises(ExperimentError, match="cannot be read"):
-        cases([*tiny, f"compare.settings={tmp_path / 'none.json'}"])
+@pytest.mark.parametrize("name", ["cells", "a.b", "'a/b'"])
+def test_a_case_names_a_folder(tiny: list[str], name: str) -> None:
+    with pytest.raises(ExperimentError, match="a case names a folder|cannot be composed"):
+        cases([*tiny, f"+compare.cases={{{name}: 'task=label'}}"])
+
+
+def test_a_case_with_an_open_quote_is_one_clear_error(tiny: list[str]) -> None:
+    with pytest.raises(ExperimentError, match="compare.cases.a is .* expected overrides .No closing quotation"):
+        cases([*tiny, "+compare.cases.a='task=label \\"x'"])
+
+
+def test_cells_of_other_code_are_said_to_be_so(tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, "compare.cost_networks=0", "compare.seeds=[0]", "compare.models=[statnn]"]
+    compare(words, tmp_path, lambda _: None)
+    (path,) = (tmp_path / "cells").glob("*.json")
+    kept = json.loads(path.read_text())
+    kept["row"]["commit"] = "elsewhere"
+    path.write_text(json.dumps(kept))
+    lines: list[str] = []
+    (again,) = compare(words, tmp_path, lines.append)
+    assert lines[0] == "1 of 1 cells are there already" and "other code, elsewhere" in lines[1]
+    assert again.about["commit"] == "elsewhere"
+
+
+def test_a_baseline_reaches_its_own_score(done: list[Comparison], folder: Path) -> None:
+    for case in leaderboard(done)["cases"]:
+        for margin in case["margins"].values():
+            assert margin["theirs_cpu_s"] is not None
+
+
+def test_what_is_not_finite_is_nothing_in_json(done: list[Comparison], tmp_path: Path) -> None:
+    part = done[0]
+    broken = part.table.assign(moved_2dec=float("inf"))
+    page = write_leaderboard([Comparison("", part.config, broken, part.predictions, part.about)], tmp_path)
+    found = json.loads(page.with_suffix(".json").read_text(), parse_constant=pytest.fail)
+    assert found["cases"][0]["rows"][0]["shift"] == {"2": None}
 
 
 def test_a_budget_lowers_the_epochs_and_leaves_the_model_alone(tiny: list[str]) -> None:

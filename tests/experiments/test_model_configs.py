@@ -11,6 +11,7 @@ import baselines
 from baselines.nfn import PositionedNPInvariantAsPublished
 from experiments.cell import train
 from experiments.config import load
+from experiments.leaderboard import READS
 from graphnfn.models import LAYERS
 
 NAMES = sorted(p.name.removesuffix(".yaml") for p in (files("experiments") / "conf" / "model").iterdir())
@@ -20,6 +21,9 @@ NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.bui
 
 def test_every_model_has_a_configuration() -> None:
     assert set(NAMES) == {*LAYERS, *baselines.names()}, "add experiments/conf/model/NAME.yaml for every baseline"
+    probing = {name for name in NAMES if load([f"model={name}"]).model.reads == "function"}
+    assert probing == {"native", "combined", "probegen"}
+    assert {load([f"model={name}"]).model.reads for name in NAMES} <= set(READS)
 
 
 @pytest.mark.parametrize("name", NAMES)
