@@ -109,7 +109,7 @@ def test_a_case_names_a_folder(tiny: list[str], name: str) -> None:
 
 def test_a_case_with_an_open_quote_is_one_clear_error(tiny: list[str]) -> None:
     with pytest.raises(ExperimentError, match="compare.cases.a is .* expected overrides .No closing quotation"):
-        cases([*tiny, "+compare.cases.a='task=label \\"x'"])
+        cases([*tiny, "+compare.cases.a='task=label \"x'"])
 
 
 def test_cells_of_other_code_are_said_to_be_so(tiny: list[str], tmp_path: Path) -> None:
