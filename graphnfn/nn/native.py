@@ -18,7 +18,9 @@ class NativeSweep(nn.Module):
     ``x_i = sigma_i(sum_j w_ij . x_j + beta b_i)`` from learned states at the input neurons, then
     ``y_j = sum_i w_ij . sigma_i'(z_i) y_i`` from learned states at the output neurons. x has charge 1 and y
     charge -1, so x * y is invariant. With taps and beta at 1, where they start, the d channels of x are the
-    network's activations on d learned inputs, and y its gradients.
+    network's activations on d learned inputs, and y its gradients. Neurons then see, with learned vectors a, b, c
+    for input, hidden and output neurons, ``e_i <- e_i + root(a |x_i| + b x_i y_i + c |y_i|)`` (without the bars
+    where no sign is free): elementwise, since a dense layer per neuron would cost several times the sweep.
 
     Args:
         width: channels d.
@@ -38,7 +40,8 @@ class NativeSweep(nn.Module):
         self.taps = TapTable(width, sizes)
         self.gate = nn.Linear(width, width)
         self.answer = nn.Linear(width, width)
-        self.update = nn.Sequential(nn.Linear(4 * width, width), nn.SiLU(), nn.Linear(width, width))
+        self.mix = nn.ParameterDict({role: nn.Parameter(torch.randn(3, width)) for role in ("input", "hidden")})
+        self.mix["output"] = nn.Parameter(torch.tensor([1.0, 0.0, 0.0])[:, None].repeat(1, width))
         for layer in (self.gate, self.answer):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -64,18 +67,12 @@ class NativeSweep(nn.Module):
             else:
                 returned[i] = wiring.push(i, ys, self.taps)
             ys[i] = returned[i] * slopes[i]
-        levels = wiring.levels
-        seen = torch.cat(
-            [
-                wiring.join([level.even(x) for level, x in zip(levels, xs, strict=True)]),
-                wiring.join([x * y for x, y in zip(xs, returned, strict=True)]),
-                wiring.join([level.even(y) for level, y in zip(levels, returned, strict=True)]),
-            ],
-            -1,
-        )
-        e = wiring.join(state.even)
-        e = e + self.update(torch.cat([e, soft_root(seen)], -1))  # activations span decades
-        return State(wiring.split(e), xs)
+        even = []
+        for level, e, x, y in zip(wiring.levels, state.even, xs, returned, strict=True):
+            of_x, of_product, of_y = self.mix[level.role]
+            seen = torch.addcmul(x * y * of_product, level.even(x), of_x)
+            even.append(e + soft_root(torch.addcmul(seen, level.even(y), of_y)))  # activations span decades
+        return State(even, xs)
 
     def _beta(self, level: Level) -> Tensor | float:
         """A scaled bias would break the half turns, so periodic neurons keep theirs."""
