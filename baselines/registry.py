@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from baselines.dng_like import DNGLike
 from baselines.dws import DeepSetsDWSEditor, DeepSetsDWSNet, DWSEditor, DWSNet
 from baselines.errors import BaselineError
 from baselines.flat_mlp import AugmentedFlatMLP, FlatMLP
@@ -52,6 +53,7 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "nfn_np_as_published": PositionedNPInvariantAsPublished,
         "dws": DWSNet,
         "dws_deepsets": DeepSetsDWSNet,
+        "dng_like": DNGLike,
         "gmn_lim": LimGMN,
         "scalegmn": ScaleGMN,
         "scalegmn_as_published": ScaleGMNAsPublished,
