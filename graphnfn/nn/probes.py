@@ -23,8 +23,8 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 class ProbeImages(nn.Module):
     """P learned inputs from a linear generator: ``u[p, c, s] = point[p, c] + sum_k latent[p, c, k] map[k, s]``.
 
-    Networks without positions get the points.  The latent vectors share one map, as in ProbeGen (Kahana et al. 2024,
-    section 4), so that the images stay smooth in few numbers.  The map is a square of ``side`` positions an axis,
+    Networks without positions get the points.  The latent vectors share one map, as in ProbeGen (Kahana et al.,
+    2024), so that the images stay smooth in few numbers.  The map is a square of ``side`` positions an axis,
     interpolated to the input size of the spec; where the spec does not know that size, ``side`` is the size.
 
     Args:
