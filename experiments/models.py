@@ -19,11 +19,11 @@ def graph_meta_net(
     *,
     out: int,
     specs: Sequence[NetSpec],
-    layer: Literal["native", "gated", "synchronous", "combined", "probes", "complete"],
+    layer: Literal["native", "gated", "synchronous", "combined"],
     width: int,
     rounds: int,
 ) -> nn.Module:
-    """Our model, one of its six kinds of layers."""
+    """Our model, one of its four kinds of layers."""
     return GraphMetaNet(MetaNetConfig(width=width, rounds=rounds, out=out, layer=layer), specs=specs)
 
 

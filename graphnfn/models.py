@@ -17,7 +17,6 @@ from graphnfn.nn.edges import EdgeWiring
 from graphnfn.nn.edit import EditHead
 from graphnfn.nn.gated import GatedSweep
 from graphnfn.nn.native import NativeSweep
-from graphnfn.nn.probes import SpatialProbes
 from graphnfn.nn.readout import InvariantReadout
 from graphnfn.nn.state import LevelCode, State
 from graphnfn.nn.synchronous import SynchronousLayer
@@ -34,8 +33,6 @@ LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
     "gated": (GatedSweep,),
     "synchronous": (SynchronousLayer,),
     "combined": (NativeSweep, GatedSweep),
-    "probes": (SpatialProbes,),
-    "complete": (SpatialProbes, NativeSweep, GatedSweep),
 }
 """What one round consists of."""
 
@@ -49,8 +46,7 @@ class MetaNetConfig:
         rounds: how often the layers of ``layer`` are applied, each time with their own parameters.
         out: numbers predicted per network (head "invariant").
         layer: "native" evaluates the network on learned inputs and back, "gated" reads its weights,
-            "synchronous" is classical message passing, "combined" is native then gated: the best here,
-            "probes" runs the networks on learned images (they need known strides), "complete" is probes, then combined.
+            "synchronous" is classical message passing, "combined" is native then gated: the best here.
         head: "invariant" gives ``[networks, out]``, "edit" gives edited graphs.
         rank: terms of the edit head's low-rank update.
 
@@ -61,7 +57,7 @@ class MetaNetConfig:
     width: int = 32
     rounds: int = 1
     out: int = 1
-    layer: Literal["native", "gated", "synchronous", "combined", "probes", "complete"] = "combined"
+    layer: Literal["native", "gated", "synchronous", "combined"] = "combined"
     head: Literal["invariant", "edit"] = "invariant"
     rank: int = 8
 
