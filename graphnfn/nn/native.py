@@ -19,8 +19,9 @@ class NativeSweep(nn.Module):
     ``y_j = sum_i w_ij . sigma_i'(z_i) y_i`` from learned states at the output neurons. x has charge 1 and y
     charge -1, so x * y is invariant. With taps and beta at 1, where they start, the d channels of x are the
     network's activations on d learned inputs, and y its gradients. Neurons then see, with learned vectors a, b, c
-    for input, hidden and output neurons, ``e_i <- e_i + root(a |x_i| + b x_i y_i + c |y_i|)`` (without the bars
-    where no sign is free): elementwise, since a dense layer per neuron would cost several times the sweep.
+    for input, hidden and output neurons, ``e_i <- e_i + root(a |x_i| + b x_i y_i + c |y_i|)`` with
+    ``root(t) = t / sqrt(1 + |t|)`` (no bars within it where no sign is free): elementwise, since a dense layer per
+    neuron would cost several times the sweep. On canonical weights x and y alone are invariant up to sign, too.
 
     Args:
         width: channels d.

@@ -1,4 +1,4 @@
-"""DNG-like scan: permutations, what it does not claim, mixed batches, order of layers, parameters, clear errors."""
+"""DNG-like scan: permutations, what it does not claim, mixed batches, a layer by hand, parameters, clear errors."""
 
 from __future__ import annotations
 
