@@ -22,7 +22,7 @@ NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.bui
 def test_every_model_has_a_configuration() -> None:
     assert set(NAMES) == {*LAYERS, *baselines.names()}, "add experiments/conf/model/NAME.yaml for every baseline"
     probing = {name for name in NAMES if load([f"model={name}"]).model.reads == "function"}
-    assert probing == {"native", "combined", "probegen"}
+    assert probing == {"native", "combined", "probes", "complete", "probegen"}
     assert {load([f"model={name}"]).model.reads for name in NAMES} <= set(READS)
 
 
