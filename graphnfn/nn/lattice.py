@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from graphnfn.errors import SpecError
 from graphnfn.functional import run
 from graphnfn.nn.probes import by_stack
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes, coordinates
-from graphnfn.nn.typed import soft_root
 from graphnfn.nn.wiring import Wiring
 from graphnfn.stack import Stack
 
@@ -65,7 +65,7 @@ class LatticeReader(nn.Module):
 class LatticeProbes(nn.Module):
     """The picture that a coordinate network makes, for its output neurons.
 
-    ``e_o <- e_o + root(reader_o(f(u_1), ..., f(u_N)))`` at the output neurons o of the network f, with the points u of
+    ``e_o <- e_o + reader_o(f(u_1), ..., f(u_N))`` at the output neurons o of the network f, with the points u of
     a grid over ``[-1, 1]^k`` for networks of k = 1, 2 or 3 inputs; other networks stay as they are. Outputs are no
     function of how the network is written down, so every symmetry of its weights holds.
 
@@ -80,6 +80,9 @@ class LatticeProbes(nn.Module):
         dropout: of the readers' dense layers.
 
     Shape: even ``[..., d]`` in and out; ``state.odd`` passes through (zeros if empty).
+
+    Raises:
+        SpecError: a network takes another number of coordinates than all that the model was sized for.
 
     Example:
         >>> from graphnfn.chain import mlp_spec
@@ -110,10 +113,15 @@ class LatticeProbes(nn.Module):
         spec = stack.spec
         seen = stack.nodes.new_zeros(stack.size, spec.num_nodes, self.width)
         rank = coordinates(spec)
+        if rank and str(rank) not in self.readers:
+            raise SpecError(
+                f"a network has {rank} input neurons; this model was sized for {', '.join(self.readers)}: give "
+                "GraphMetaNet(config, specs=[...]) all architectures it shall read"
+            )
         if rank:
             last = spec.groups[-1].size
             values = self.readers[str(rank)](self._picture(stack, rank)).unflatten(1, (self.outputs, self.width))
-            seen[:, -last:] = soft_root(values[:, :last]).to(seen.dtype)
+            seen[:, -last:] = values[:, :last].to(seen.dtype)
         return seen
 
     def _picture(self, stack: Stack, rank: int) -> Tensor:

@@ -15,7 +15,7 @@ from graphnfn.functional import run
 from graphnfn.nn.blocks import BlockWiring, group_facts
 from graphnfn.nn.edges import EdgeWiring
 from graphnfn.nn.state import State
-from graphnfn.nn.taps import Sizes
+from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.nn.typed import soft_root
 from graphnfn.nn.wiring import Wiring
 from graphnfn.spec import ConvFacts, NetSpec, SpatialOp
@@ -172,7 +172,9 @@ class SpatialProbes(nn.Module):
         return by_stack(state, wiring, self._features)
 
     def _features(self, stack: Stack) -> Tensor:
-        """``[B, nodes, d]``; zero at the input neurons."""
+        """``[B, nodes, d]``; zero at the input neurons, and for networks that a lattice reads."""
+        if coordinates(stack.spec):
+            return stack.nodes.new_zeros(stack.size, stack.spec.num_nodes, self.hidden.out_features)
         stack = replace(stack, spec=runnable(stack.spec))
         spec, found = stack.spec, {}
         facts = group_facts(spec, stack.nodes.device)
