@@ -79,6 +79,7 @@ def run(config: DictConfig, folder: Path) -> Cell:
     spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     row = {
         "model": config.model.name, "ours": config.model.ours, "reads": config.model.reads,
+        "ablates": config.model.get("ablates"),
         "zoo": config.zoo.name, "task": task.column,
         "seed": config.seed, "setting": config.setting, "measure": task.measures[0], "best_epoch": fitted.best_epoch,
         "epochs": len(history.points), "batch_size": config.trainer.batch_size,
