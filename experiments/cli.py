@@ -20,6 +20,7 @@ app = typer.Typer(
 zoo_app = typer.Typer(no_args_is_help=True, help="Zoos: many trained networks with labels.")
 app.add_typer(zoo_app, name="zoo")
 app.command()(cli_results.search)
+app.command()(cli_results.report)
 
 err = Console(stderr=True)
 

@@ -1,9 +1,9 @@
-"""Commands on comparisons as a whole: ``graphnfn search``."""
+"""Commands on comparisons as a whole: ``graphnfn search`` and ``graphnfn report``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -29,3 +29,17 @@ def search(
         for model, chosen in models.items():
             say(f"{case} {model}: {chosen['setting']} (validation {chosen['val']:.3f})".strip())
     say(f"use it: graphnfn compare ... compare.settings={output / SEARCH}")
+
+
+def report(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, e.g. docs/leaderboard.md.")],
+    sources: Annotated[
+        Optional[list[Path]],  # noqa: UP045 - typer reads it
+        typer.Argument(help="Folders of finished comparisons; without any the page is made of what is stored."),
+    ] = None,
+) -> None:
+    """Store finished comparisons as small files in results/ beside a page, and make the page of all stored ones."""
+    from experiments.stored import store
+
+    for page in store(sources or [], output):
+        say(page)

@@ -34,7 +34,15 @@ def write_report(done: Comparison, path: Path) -> Path:
     config = done.config
     zoo = open_zoo(config.zoo)
     template = Template(files("experiments").joinpath("report.html").read_text(encoding="utf-8"))
-    parts = {**_opening(done, zoo), **_results(done), **_predictions(done, zoo), **_data(done, zoo), **_origin(done)}
+    style = files("experiments").joinpath("page.css").read_text(encoding="utf-8")
+    parts = {
+        "style": style,
+        **_opening(done, zoo),
+        **_results(done),
+        **_predictions(done, zoo),
+        **_data(done, zoo),
+        **_origin(done),
+    }
     write_text(path, template.substitute(parts))
     return path
 
