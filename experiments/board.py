@@ -52,10 +52,11 @@ def document(boards: Mapping[str, Entry], stored: str = "") -> list[Part]:
             if case["whole"] and any(not r["ours"] for r in case["rows"]):
                 shown.setdefault(case["name"], case)
     cases = list(shown.values()) or [c for b in boards.values() for c in b["cases"]]
-    parts: list[Part] = [Heading("Leaderboard", 1), *_opening(cases), *_overview(cases)]
+    colours = figures.palette(r for b in boards.values() for c in b["cases"] for r in c["rows"] if not r["ablates"])
+    parts: list[Part] = [Heading("Leaderboard", 1), *_opening(cases), *_overview(cases, colours)]
     for case in cases:
-        parts += _section(case)
-    parts += _curves(boards)
+        parts += _section(case, colours)
+    parts += _curves(boards, colours)
     parts += _ablations(boards)
     return [*parts, *_origin(boards, stored)]
 
@@ -78,15 +79,15 @@ def _opening(cases: Sequence[Entry]) -> list[Part]:
     ]
 
 
-def _overview(cases: Sequence[Entry]) -> list[Part]:
+def _overview(cases: Sequence[Entry], colours: figures.Colours) -> list[Part]:
     head = ["case", "kind", "ours, chosen on validation", "test", "best baseline on test", "test", "margin", "ahead"]
-    head += ["CPU s to the baseline's validation score"]
+    head += ["CPU s"]
     lines, far = [], []
     for case in cases:
         rows = {r["model"]: r for r in case["rows"]}
         for reads, m in case["margins"].items():
             one, other = rows[m["ours"]], rows[m["theirs"]]
-            times = " against ".join("never" if t is None else f"{t:.0f}" for t in (m["ours_cpu_s"], m["theirs_cpu_s"]))
+            times = " / ".join("never" if t is None else _seconds(t) for t in (m["ours_cpu_s"], m["theirs_cpu_s"]))
             cells = [case["name"], READS[reads], f"**{m['ours']}**", _score(one), m["theirs"], _score(other)]
             lines.append([*cells, f"{m['margin']:+.3f}", _AHEAD[m["ahead"]], times])
         if case["distance"] is not None:
@@ -94,7 +95,10 @@ def _overview(cases: Sequence[Entry]) -> list[Part]:
             far.append(f"{case['name']}: {d['ours']} {d['margin']:+.3f} to {d['theirs']}")
     parts: list[Part] = []
     if lines:
-        note = "*ahead*: the margin is larger than either standard deviation over seeds."
+        note = (
+            "*ahead*: the margin is larger than either standard deviation over seeds; *CPU s*: ours and the baseline's "
+            "until the worst seed's validation score of the baseline is reached."
+        )
         parts += [Heading("At a glance"), Table(head, lines), Text(note)]
     if far:
         words = "Our best model on validation against the best image-supervised one, which sees the images: "
@@ -103,10 +107,10 @@ def _overview(cases: Sequence[Entry]) -> list[Part]:
         "Every model in every case: bars are seeds, symbols their means (circles weight-reading, diamonds "
         "function-probing, squares image-supervised)."
     )
-    return [*parts, Picture("overview", figures.overview(cases), caption)]
+    return [*parts, Picture("overview", figures.overview(cases, colours), caption, narrow=len(cases) == 1)]
 
 
-def _section(case: Entry) -> list[Part]:
+def _section(case: Entry, colours: figures.Colours) -> list[Part]:
     measure = TITLES[case["measure"]]
     budget = f", {case['budget_s']:.0f} CPU seconds of training per model and seed" if case["budget_s"] else ""
     facts = f"{case['train']} networks to train, {case['val']} to choose the epoch, {case['test']} to test{budget}."
@@ -121,8 +125,8 @@ def _section(case: Entry) -> list[Part]:
     if any(v <= figures.FLOOR for r in case["rows"] for v in r["decades"].values()):
         robust += f" Values below {figures.FLOOR} are drawn there."
     quick = "The best validation score so far against CPU time, median over seeds; validation included."
-    parts.append(Picture(f"{case['name']}-robustness", figures.robustness(case), robust))
-    parts.append(Picture(f"{case['name']}-time", figures.time_to_score(case), quick))
+    parts.append(Picture(f"{case['name']}-robustness", figures.robustness(case, colours), robust))
+    parts.append(Picture(f"{case['name']}-time", figures.time_to_score(case, colours), quick))
     parts.append(Fold(f"Settings of {case['name']}", [setting_table(case)]))
     return [*parts, Text(f"Commit {case['commit']}.")]
 
@@ -139,11 +143,11 @@ def _table(rows: Sequence[Entry], title: str, measure: str) -> Table:
         if sizes:
             shift = r["shift"][sizes[-1]]
             cells.append("not finite" if shift is None else f"{shift:.0e}")
-        lines.append([*cells, f"{r['parameters']:,}", f"{r['epochs']:.0f}", f"{r['cpu_s']:.0f}"])
+        lines.append([*cells, f"{r['parameters']:,}", f"{r['epochs']:.0f}", _seconds(r["cpu_s"])])
     return Table(head, lines, frozenset(i for i, r in enumerate(rows) if r["ours"]))
 
 
-def _curves(boards: Mapping[str, Entry]) -> list[Part]:
+def _curves(boards: Mapping[str, Entry], colours: figures.Colours) -> list[Part]:
     parts: list[Part] = []
     for name, board in boards.items():
         groups: dict[str, list[Entry]] = {}
@@ -156,13 +160,15 @@ def _curves(boards: Mapping[str, Entry]) -> list[Part]:
                     f"{TITLES[last['measure']]} of {last['task']} on {last['zoo']} ({last['name']}) over the number "
                     f"of training networks; {last['test']} test networks, lines are means, bands the range over seeds."
                 )
-                parts.append(Picture(f"{name}-{last['name']}-learning", figures.learning_curve(cases), caption))
+                parts.append(
+                    Picture(f"{name}-{last['name']}-learning", figures.learning_curve(cases, colours), caption)
+                )
                 parts.append(curve_table(cases))
     return [Heading("Learning curves"), *parts] if parts else []
 
 
 def _ablations(boards: Mapping[str, Entry]) -> list[Part]:
-    parts = [p for b in boards.values() for case in b["cases"] for p in ablation_tables(case)]
+    parts = [p for b in boards.values() for case in b["cases"] if case["whole"] for p in ablation_tables(case)]
     if not parts:
         return []
     text = (
@@ -198,3 +204,7 @@ def _name(row: Entry) -> str:
 
 def _score(row: Entry) -> str:
     return with_spread(row["test"], row["std"])
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"

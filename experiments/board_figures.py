@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ _OTHERS = (
 _REFERENCE = "#1f2933"
 _WIDTH, _HEIGHT = 5.6, 4.2
 
+Colours = dict[str, str]
+"""By the names of models."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -41,8 +44,8 @@ class Line:
     high: Sequence[float] = ()
 
 
-def palette(rows: Sequence[Entry]) -> dict[str, str]:
-    """A colour per model, the same for the same set of models: cold for ours, warm for others, black for references."""
+def palette(rows: Iterable[Entry]) -> Colours:
+    """A colour per model: cold for ours, warm for others, black for trivial references."""
     names = sorted({(bool(r["ours"]), str(r["model"])) for r in rows})
     ours = [n for own, n in names if own]
     others = [n for own, n in names if not own and n not in REFERENCES]
@@ -51,7 +54,7 @@ def palette(rows: Sequence[Entry]) -> dict[str, str]:
     return found | {n: _REFERENCE for _, n in names if n in REFERENCES}
 
 
-def robustness(case: Entry) -> str:
+def robustness(case: Entry, colours: Colours) -> str:
     """The score against the size of random group elements."""
     sizes = [0.0, *(float(s) for s in case["rows"][0]["decades"])]
 
@@ -64,10 +67,10 @@ def robustness(case: Entry) -> str:
         axes.set_xticks(sizes, ["as\ntrained", *(f"{s:g}" for s in sizes[1:])])
         axes.set_xlabel("decades of the random group element's scales")
 
-    return _panels([case], line, finish, f"test {TITLES[case['measure']]}")
+    return _panels([case], colours, line, finish, f"test {TITLES[case['measure']]}")
 
 
-def time_to_score(case: Entry) -> str:
+def time_to_score(case: Entry, colours: Colours) -> str:
     """The best validation score so far against CPU seconds of training, median over seeds."""
 
     def line(row: Entry) -> Line:
@@ -84,7 +87,7 @@ def time_to_score(case: Entry) -> str:
         _plain_ticks(axes)
         axes.set_xlabel("CPU seconds of training (one thread)")
 
-    return _panels([case], line, finish, f"best validation {TITLES[case['measure']]} so far")
+    return _panels([case], colours, line, finish, f"best validation {TITLES[case['measure']]} so far")
 
 
 def _reached(points: Sequence[Sequence[float]], seconds: float) -> float:
@@ -92,7 +95,7 @@ def _reached(points: Sequence[Sequence[float]], seconds: float) -> float:
     return max((v for t, v in points if t <= seconds), default=-math.inf)
 
 
-def learning_curve(cases: Sequence[Entry]) -> str:
+def learning_curve(cases: Sequence[Entry], colours: Colours) -> str:
     """The test score against the number of training networks."""
     cases = sorted(cases, key=lambda c: c["train"])
     sizes = [c["train"] for c in cases]
@@ -109,19 +112,19 @@ def learning_curve(cases: Sequence[Entry]) -> str:
         axes.minorticks_off()
         axes.set_xlabel("training networks")
 
-    return _panels(cases[-1:], line, finish, f"test {TITLES[cases[-1]['measure']]}")
+    return _panels(cases[-1:], colours, line, finish, f"test {TITLES[cases[-1]['measure']]}")
 
 
-def overview(cases: Sequence[Entry]) -> str:
+def overview(cases: Sequence[Entry], colours: Colours) -> str:
     """Every model's test score in every case, mean and seeds, a panel per case."""
     columns = min(2, len(cases))
     lines = math.ceil(len(cases) / columns)
-    most = max(len(c["rows"]) for c in cases)
+    most = max(sum(not r["ablates"] for r in c["rows"]) for c in cases)
     with rc_context(STYLE):
         figure = Figure(figsize=(6.2 * columns, (0.9 + 0.26 * most) * lines), layout="constrained")
         panels = list(np.atleast_1d(figure.subplots(lines, columns)).ravel())
         for axes, case in zip(panels, cases, strict=False):
-            _dots(axes, case)
+            _dots(axes, case, colours)
         for axes in panels[len(cases) :]:
             axes.set_axis_off()
         return svg(figure)
@@ -130,9 +133,9 @@ def overview(cases: Sequence[Entry]) -> str:
 _MARKERS = {"weights": "o", "function": "D", "images": "s"}
 
 
-def _dots(axes: Axes, case: Entry) -> None:
-    rows = [r for kind in reversed(READS) for r in reversed(case["rows"]) if r["reads"] == kind]
-    colours = palette(rows)
+def _dots(axes: Axes, case: Entry, colours: Colours) -> None:
+    shown = [r for r in reversed(case["rows"]) if not r["ablates"]]
+    rows = [r for kind in reversed(READS) for r in shown if r["reads"] == kind]
     edge = -0.5
     for kind in list(reversed(READS)):
         count = sum(r["reads"] == kind for r in rows)
@@ -152,11 +155,12 @@ def _dots(axes: Axes, case: Entry) -> None:
     axes.set_xlabel(f"test {TITLES[case['measure']]}")
 
 
-def _panels(cases: Sequence[Entry], line: Callable[[Entry], Line], finish: Callable[[Axes], None], label: str) -> str:
+def _panels(
+    cases: Sequence[Entry], colours: Colours, line: Callable[[Entry], Line], finish: Callable[[Axes], None], label: str
+) -> str:
     """A panel per kind of reader with a line per model, all with the same scales."""
     rows = [r for c in cases for r in c["rows"] if not r["ablates"]]
     kinds = [kind for kind in READS if any(r["reads"] == kind for r in rows)]
-    colours = palette(rows)
     with rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH * len(kinds), _HEIGHT), layout="constrained")
         panels = list(np.atleast_1d(figure.subplots(1, len(kinds), sharex=True, sharey=True)).ravel())
@@ -184,7 +188,7 @@ def _draw(axes: Axes, one: Line, colour: str) -> None:
     axes.plot(one.x, one.y, style, marker=marker, ms=4, color=colour, lw=2.4 if ours or reference else 1.4)
 
 
-def _name(axes: Axes, ends: Sequence[tuple[float, float, Entry]], colours: dict[str, str]) -> None:
+def _name(axes: Axes, ends: Sequence[tuple[float, float, Entry]], colours: Colours) -> None:
     """Names right of the panel, in the order of the lines' ends, joined to them."""
     low, high = axes.get_ylim()
     gap = max((high - low) / 21, 1e-9)

@@ -47,11 +47,13 @@ class Picture:
         name: of its file.
         svg: what it shows.
         caption: what one sees.
+        narrow: shown at half the width of the page.
     """
 
     name: str
     svg: str
     caption: str
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def _html(part: Part) -> str:
         case Text():
             return f"<p>{_inline(part.text)}</p>"
         case Picture():
-            return f"<figure>{part.svg}<figcaption>{_inline(part.caption)}</figcaption></figure>"
+            kind = ' class="narrow"' if part.narrow else ""
+            return f"<figure{kind}>{part.svg}<figcaption>{_inline(part.caption)}</figcaption></figure>"
         case Table():
             head = "".join(f"<th>{_inline(cell)}</th>" for cell in part.head)
             mark = ' class="ours"'

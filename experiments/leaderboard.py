@@ -126,14 +126,14 @@ def _row(s: ModelSummary, measure: str, moved: dict[str, str]) -> Entry:
     shifts = {size: _number(max(s.cells[f"moved_{size}dec"])) for size in moved}
     first = s.cells.iloc[0]
     return {
-        "model": s.name, "ours": s.ours, "reads": s.reads, "ablates": first.get("ablates"),
+        "model": s.name, "ours": s.ours, "reads": s.reads, "ablates": _word(first.get("ablates")),
         "test": s.mean[name], "std": _number(s.std[name]), "values": [float(v) for v in s.cells[name]],
         "val": s.mean["val"],
         "others": {c: s.mean[c] for c in s.mean if c.removeprefix("test_") in TITLES and c != name},
         "decades": {size: s.mean[column] for size, column in moved.items()}, "shift": shifts,
         "ranges": {size: [float(min(s.cells[c])), float(max(s.cells[c]))] for size, c in moved.items()},
         "parameters": round(s.mean["parameters"]), "cpu_s": s.mean["cpu_s"], "epochs": s.mean["epochs"],
-        "setting": first.get("setting"), "learning_rate": s.mean["learning_rate"],
+        "setting": _word(first.get("setting")), "learning_rate": s.mean["learning_rate"],
         "weight_decay": s.mean["weight_decay"], "history": [_records(h) for h in s.cells["history"]],
     }  # fmt: skip
 
@@ -187,6 +187,11 @@ def _time_to(histories: Sequence[Sequence[Sequence[float]]], score: float) -> fl
     times = [next((t for t, v in points if v >= score), math.inf) for points in histories]
     middle = float(np.median(times))
     return middle if math.isfinite(middle) else None
+
+
+def _word(value: Any) -> str | None:
+    """A text; pandas may have made a number of a missing one."""
+    return value if isinstance(value, str) else None
 
 
 def _number(value: Any) -> float | None:

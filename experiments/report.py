@@ -35,15 +35,8 @@ def write_report(done: Comparison, path: Path) -> Path:
     zoo = open_zoo(config.zoo)
     template = Template(files("experiments").joinpath("report.html").read_text(encoding="utf-8"))
     style = files("experiments").joinpath("page.css").read_text(encoding="utf-8")
-    parts = {
-        "style": style,
-        **_opening(done, zoo),
-        **_results(done),
-        **_predictions(done, zoo),
-        **_data(done, zoo),
-        **_origin(done),
-    }
-    write_text(path, template.substitute(parts))
+    parts = {**_opening(done, zoo), **_results(done), **_predictions(done, zoo), **_data(done, zoo), **_origin(done)}
+    write_text(path, template.substitute(parts, style=style))
     return path
 
 

@@ -18,8 +18,8 @@ def store(sources: Sequence[Path], page: Path) -> list[Path]:
     """Copy the data of comparisons beside a page, and make the page of all that lies there.
 
     Args:
-        sources: folders of finished comparisons, or their ``leaderboard.json``; a comparison is stored under the name of
-            its folder and takes the place of one of the same name. Without any, the page is made afresh.
+        sources: folders of finished comparisons, or their ``leaderboard.json``; a comparison is stored under the name
+            of its folder and takes the place of one of the same name. Without any, the page is made afresh.
         page: the Markdown file; an HTML file of the same name goes beside it.
 
     Returns:
