@@ -23,7 +23,7 @@ def write_pages(boards: Mapping[str, Entry], page: Path, pictures: str = PICTURE
     Args:
         boards: what ``leaderboard.json`` of each comparison holds, by the comparison's name.
         page: the Markdown file.
-        pictures: folder of its pictures, seen from it.
+        pictures: folder of its pictures, seen from it; pictures there that are not of this page are removed.
         stored: folder of the data ``NAME.json``, seen from it; empty where it is ``leaderboard.json`` beside it.
 
     Returns:
@@ -31,9 +31,12 @@ def write_pages(boards: Mapping[str, Entry], page: Path, pictures: str = PICTURE
     """
     parts = document(boards, stored)
     found = [p for part in parts for p in ([part] if not isinstance(part, Fold) else part.parts)]
-    for picture in found:
-        if isinstance(picture, Picture):
-            write_text(page.parent / pictures / f"{picture.name}.svg", picture.svg + "\n")
+    drawn = {f"{p.name}.svg": p.svg for p in found if isinstance(p, Picture)}
+    for old in (page.parent / pictures).glob("*.svg"):
+        if old.name not in drawn:
+            old.unlink()
+    for name, svg in drawn.items():
+        write_text(page.parent / pictures / name, svg + "\n")
     html = page.with_suffix(".html")
     write_text(page, to_markdown(parts, pictures))
     write_text(html, to_html(parts))

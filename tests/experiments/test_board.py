@@ -42,6 +42,13 @@ def found(done: list[Comparison], folder: Path) -> Entry:
     return read_leaderboard(folder / "leaderboard.json")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without their figures, which take a second to draw."""
+    for name in ("overview", "robustness", "time_to_score", "learning_curve"):
+        monkeypatch.setattr(f"experiments.board.figures.{name}", lambda *_: "<svg></svg>")
+
+
 def tables(entry: Entry) -> dict[str, Table]:
     """Tables by their first column's name."""
     parts = document({"here": entry})
@@ -49,6 +56,7 @@ def tables(entry: Entry) -> dict[str, Table]:
     return {str(p.head[0]): p for p in inside if isinstance(p, Table)}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_smaller_training_set_makes_a_learning_curve_and_no_section(found: Entry) -> None:
     assert [(c["name"], c["train"], c["whole"]) for c in found["cases"]] == [("scores", 32, True), ("few", 12, False)]
     assert len({c["curve"] for c in found["cases"]}) == 1
@@ -63,6 +71,7 @@ def test_a_smaller_training_set_makes_a_learning_curve_and_no_section(found: Ent
     assert "## Learning curves" not in to_markdown(document({"here": only}), "figures")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ablations_have_their_own_table_and_win_nothing(found: Entry, done: list[Comparison]) -> None:
     table = tables(found)["model"]
     assert [row[0] for row in table.rows][:2] == ["combined", "forward_only"]
@@ -75,6 +84,7 @@ def test_ablations_have_their_own_table_and_win_nothing(found: Entry, done: list
     assert margin["function"]["ours"] in ("native", "combined")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_distance_to_what_sees_images(done: list[Comparison], found: Entry) -> None:
     assert found["cases"][0]["distance"] is None
     part = done[0]
@@ -108,10 +118,12 @@ def test_results_are_stored_and_make_the_same_page_again(found: Entry, folder: P
     assert [p.name for p in paths] == ["leaderboard.md", "leaderboard.html"]
     before = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert sorted(p.name for p in before if p.suffix == ".json") == ["leaderboard.json"]
+    (tmp_path / "docs" / "results" / "figures" / "old.svg").write_text("of an earlier page")
     store([], page)
     assert before == {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_number_is_that_of_the_stored_file(found: Entry, folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "leaderboard.md"
     store([folder], page)
@@ -124,6 +136,7 @@ def test_every_number_is_that_of_the_stored_file(found: Entry, folder: Path, tmp
     assert "0.123" in page.read_text() and "0.123" in page.with_suffix(".html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_case_is_shown_from_the_first_comparison_that_has_it(found: Entry) -> None:
     other = copy.deepcopy(found)
     other["cases"][0]["rows"][0]["test"] = 0.123456
@@ -181,6 +194,7 @@ def test_marks_are_the_same_in_both_forms() -> None:
     assert "# A & B" in text and "| **n** |" in text and "![seen well](figures/p.svg)" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pages_of_nothing_but_ours(found: Entry, tmp_path: Path) -> None:
     ours = copy.deepcopy(found)
     for case in ours["cases"]:

@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.board import document
 from experiments.cell import train
 from experiments.compare import compare
 from experiments.config import load
+from experiments.document import Text
 from experiments.errors import ExperimentError
+from experiments.leaderboard import leaderboard
 from experiments.plan import cases, content
 from experiments.search import choose, search
 from graphnfn.errors import ZooError
@@ -119,6 +122,11 @@ def test_a_comparison_takes_what_was_chosen(done: dict, tiny: list[str], folder:
         assert row["setting"] == picked[row["model"]]["setting"]
         assert row["learning_rate"] == rates[row["setting"]]
         assert row["val"] == pytest.approx(picked[row["model"]]["val"], abs=1e-6)
+    board = leaderboard([part])
+    assert board["search"]["settings"] == [NOTHING, FAST] and "graphnfn search" in board["search"]["command"]
+    assert all(r["setting"] == picked[r["model"]]["setting"] for r in board["cases"][0]["rows"])
+    (origin,) = [p.text for p in document({"here": board}) if isinstance(p, Text) and "made by" in p.text]
+    assert "Settings were chosen on validation networks among 2, trained with seeds [0]" in origin
 
 
 def test_the_setting_is_part_of_a_cells_key(tiny: list[str], tmp_path: Path) -> None:
