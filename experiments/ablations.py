@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class NoParity(GraphMetaNet):
 
 
 class _ForwardBlocks(BlockWiring):
+    native: Any = getattr(Wiring, "native", None)  # message by message, where this wiring has a faster sweep as well
+
     def push(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
         return states[-1].new_zeros(self.networks, self.spec.groups[level].size, states[-1].shape[-1])
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments import board_figures as figures
-from experiments.board_parts import ablation_tables, curve_table, setting_table
+from experiments.board_parts import ablation_tables, curve_table, of_row, setting_table, signed
 from experiments.document import Fold, Heading, Part, Picture, Table, Text, to_html, to_markdown
 from experiments.leaderboard import READS, REFERENCES, Entry
-from experiments.metrics import TITLES
+from experiments.metrics import SMALLER, TITLES, written
 from experiments.results import write_text
-from experiments.tables import with_spread
 
 _AHEAD = {True: "yes", False: "no", None: "one seed"}
 PICTURES = "figures"
@@ -83,7 +82,7 @@ def _opening(cases: Sequence[Entry]) -> list[Part]:
 
 
 def _overview(cases: Sequence[Entry], colours: figures.Colours) -> list[Part]:
-    head = ["case", "kind", "ours, chosen on validation", "test", "best baseline on test", "test", "margin", "ahead"]
+    head = ["case", "kind", "ours", "test", "best baseline", "test", "margin", "ahead"]
     head += ["CPU s"]
     lines, far = [], []
     for case in cases:
@@ -91,16 +90,18 @@ def _overview(cases: Sequence[Entry], colours: figures.Colours) -> list[Part]:
         for reads, m in case["margins"].items():
             one, other = rows[m["ours"]], rows[m["theirs"]]
             times = " / ".join("never" if t is None else _seconds(t) for t in (m["ours_cpu_s"], m["theirs_cpu_s"]))
-            cells = [case["name"], READS[reads], f"**{m['ours']}**", _score(one), m["theirs"], _score(other)]
-            lines.append([*cells, f"{m['margin']:+.3f}", _AHEAD[m["ahead"]], times])
+            measure = case["measure"]
+            scores = [f"**{m['ours']}**", of_row(one, measure), m["theirs"], of_row(other, measure)]
+            lines.append([case["name"], READS[reads], *scores, signed(m["margin"], measure), _AHEAD[m["ahead"]], times])
         if case["distance"] is not None:
             d = case["distance"]
-            far.append(f"{case['name']}: {d['ours']} {d['margin']:+.3f} to {d['theirs']}")
+            far.append(f"{case['name']}: {d['ours']} {signed(d['margin'], case['measure'])} to {d['theirs']}")
     parts: list[Part] = []
     if lines:
         note = (
-            "*ahead*: the margin is larger than either standard deviation over seeds; *CPU s*: ours and the baseline's "
-            "until the worst seed's validation score of the baseline is reached."
+            "Ours is the best of graphnfn's models on validation, the baseline is the best on test. A positive margin "
+            "means that ours is better; *ahead*: it is larger than either standard deviation over seeds; *CPU s*: ours "
+            "and the baseline's until the worst seed's validation score of the baseline is reached."
         )
         parts += [Heading("At a glance"), Table(head, lines), Text(note)]
     if far:
@@ -118,15 +119,16 @@ def _section(case: Entry, colours: figures.Colours) -> list[Part]:
     budget = f", {case['budget_s']:.0f} CPU seconds of training per model and seed" if case["budget_s"] else ""
     facts = f"{case['train']} networks to train, {case['val']} to choose the epoch, {case['test']} to test{budget}."
     if "tie_ceiling" in case:
-        facts += f" {case['tie_fraction']:.1%} of pairs are ties: τ cannot exceed {case['tie_ceiling']:.4f}."
+        facts += f" {case['tie_fraction']:.2%} of pairs are ties: τ cannot exceed {case['tie_ceiling']:.4f}."
     parts: list[Part] = [Heading(case["name"]), Text(f"{measure} of {case['task']} on {case['zoo']}: {facts}")]
     for reads in READS:
         rows = [r for r in case["rows"] if r["reads"] == reads and not r["ablates"]]
         if rows:
             parts.append(_table(rows, READS[reads], case["measure"]))
     robust = f"{measure} under random group elements; lines are means, bands the range over seeds."
-    if any(v <= figures.FLOOR for r in case["rows"] for v in r["decades"].values()):
-        robust += f" Values below {figures.FLOOR} are drawn there."
+    limit = figures.CEILING if case["measure"] in SMALLER else figures.FLOOR
+    if any(figures.limited(case["measure"], v) == limit for r in case["rows"] for v in r["decades"].values()):
+        robust += f" Values beyond {limit:g} are drawn there."
     quick = "The best validation score so far against CPU time, median over seeds; validation included."
     parts.append(Picture(f"{case['name']}-robustness", figures.robustness(case, colours), robust))
     parts.append(Picture(f"{case['name']}-time", figures.time_to_score(case, colours), quick))
@@ -141,8 +143,8 @@ def _table(rows: Sequence[Entry], title: str, measure: str) -> Table:
     head += [*(["largest shift"] if sizes else []), "parameters", "epochs", "CPU s"]
     lines = []
     for r in rows:
-        cells = [_name(r), _score(r), *(f"{r['others'][c]:.3f}" for c in others)]
-        cells += [f"{r['decades'][size]:.3f}" for size in sizes]
+        cells = [_name(r), of_row(r, measure), *(written(c.removeprefix("test_"), r["others"][c]) for c in others)]
+        cells += [written(measure, r["decades"][size]) for size in sizes]
         if sizes:
             shift = r["shift"][sizes[-1]]
             cells.append("not finite" if shift is None else f"{shift:.0e}")
@@ -203,10 +205,6 @@ def _origin(boards: Mapping[str, Entry], stored: str) -> list[Part]:
 def _name(row: Entry) -> str:
     mark = "**" if row["ours"] else "*" if row["model"] in REFERENCES else ""
     return f"{mark}{row['model']}{mark}"
-
-
-def _score(row: Entry) -> str:
-    return with_spread(row["test"], row["std"])
 
 
 def _seconds(value: float) -> str:

@@ -11,9 +11,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figures import FAINT, FLOOR, STYLE, svg
+from experiments.figures import CEILING, FAINT, FLOOR, STYLE, svg
 from experiments.leaderboard import READS, REFERENCES, Entry
-from experiments.metrics import TITLES
+from experiments.metrics import SMALLER, TITLES, goodness
 
 _OURS = ("#0b4f8a", "#1f84c7", "#17a39a", "#6a51a3", "#5fb3d9")
 _OTHERS = (
@@ -56,12 +56,12 @@ def palette(rows: Iterable[Entry]) -> Colours:
 
 def robustness(case: Entry, colours: Colours) -> str:
     """The score against the size of random group elements."""
-    sizes = [0.0, *(float(s) for s in case["rows"][0]["decades"])]
+    sizes, measure = [0.0, *(float(s) for s in case["rows"][0]["decades"])], case["measure"]
 
     def line(row: Entry) -> Line:
         ranges = [[min(row["values"]), max(row["values"])], *row["ranges"].values()]
-        low, high = (np.maximum([r[i] for r in ranges], FLOOR).tolist() for i in (0, 1))
-        return Line(row, sizes, np.maximum([row["test"], *row["decades"].values()], FLOOR).tolist(), low, high)
+        low, high = ([limited(measure, r[i]) for r in ranges] for i in (0, 1))
+        return Line(row, sizes, [limited(measure, v) for v in (row["test"], *row["decades"].values())], low, high)
 
     def finish(axes: Axes) -> None:
         axes.set_xticks(sizes, ["as\ntrained", *(f"{s:g}" for s in sizes[1:])])
@@ -70,15 +70,21 @@ def robustness(case: Entry, colours: Colours) -> str:
     return _panels([case], colours, line, finish, f"test {TITLES[case['measure']]}")
 
 
+def limited(measure: str, value: float) -> float:
+    """A score, or the worst one that is drawn."""
+    return min(value, CEILING) if measure in SMALLER else max(value, FLOOR)
+
+
 def time_to_score(case: Entry, colours: Colours) -> str:
     """The best validation score so far against CPU seconds of training, median over seeds."""
+    sign = goodness(case["measure"])
 
     def line(row: Entry) -> Line:
         end = max(points[-1][0] for points in row["history"])
         end = max(end, float(row["cpu_s"]))
         start = min(points[0][0] for points in row["history"])
         times = np.geomspace(max(start, 1e-2), max(end, start * 1.01), 80)
-        values = [np.median([_reached(points, t) for points in row["history"]]) for t in times]
+        values = [np.median([_reached(points, t, sign) for points in row["history"]]) for t in times]
         kept = [(float(t), float(v)) for t, v in zip(times, values, strict=True) if math.isfinite(v)]
         return Line(row, *(list(part) for part in zip(*kept, strict=True)))
 
@@ -90,9 +96,9 @@ def time_to_score(case: Entry, colours: Colours) -> str:
     return _panels([case], colours, line, finish, f"best validation {TITLES[case['measure']]} so far")
 
 
-def _reached(points: Sequence[Sequence[float]], seconds: float) -> float:
-    """The best score after so many seconds; minus infinity before the first epoch."""
-    return max((v for t, v in points if t <= seconds), default=-math.inf)
+def _reached(points: Sequence[Sequence[float]], seconds: float, sign: float) -> float:
+    """The best score after so many seconds; infinitely bad before the first epoch."""
+    return sign * max((sign * v for t, v in points if t <= seconds), default=-math.inf)
 
 
 def learning_curve(cases: Sequence[Entry], colours: Colours) -> str:

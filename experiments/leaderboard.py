@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from experiments.compare import Comparison
 from experiments.config import fingerprint, plain
 from experiments.data import open_zoo
 from experiments.errors import ExperimentError
-from experiments.metrics import TITLES, tie_ceiling, tie_fraction
+from experiments.metrics import TITLES, goodness, tie_ceiling, tie_fraction
 from experiments.provenance import portable
 from experiments.results import ModelSummary, main_measure, moved_columns, summarize, write_text
 
@@ -113,10 +114,11 @@ def _case(part: Comparison) -> Entry:
         "train": len(zoo.split("train")), "val": len(zoo.split("val")), "test": len(zoo.split("test")),
         "seeds": sorted(int(s) for s in table["seed"].unique()), "budget_s": _number(first["budget_s"]),
         "whole": most is None, "curve": fingerprint({name: config[name] for name in ("zoo", "task")}),
-        "rows": rows, "margins": _margins(rows), "distance": _distance(rows),
+        "rows": rows, "margins": _margins(rows, goodness(measure)), "distance": _distance(rows, goodness(measure)),
     }  # fmt: skip
     if measure in ("tau", "r2"):
-        labels = zoo.labels(str(first["task"]), zoo.split("test"))
+        same = (part.predictions["model"] == first["model"]) & (part.predictions["seed"] == first["seed"])
+        labels = torch.tensor(part.predictions.loc[same, "label"].tolist())
         out |= {"tie_ceiling": tie_ceiling(labels), "tie_fraction": tie_fraction(labels)}
     return out
 
@@ -134,24 +136,24 @@ def _row(s: ModelSummary, measure: str, moved: dict[str, str]) -> Entry:
         "ranges": {size: [float(min(s.cells[c])), float(max(s.cells[c]))] for size, c in moved.items()},
         "parameters": round(s.mean["parameters"]), "cpu_s": s.mean["cpu_s"], "epochs": s.mean["epochs"],
         "setting": _word(first.get("setting")), "learning_rate": s.mean["learning_rate"],
-        "weight_decay": s.mean["weight_decay"], "history": [_records(h) for h in s.cells["history"]],
+        "weight_decay": s.mean["weight_decay"], "history": [_records(h, goodness(measure)) for h in s.cells["history"]],
     }  # fmt: skip
 
 
-def _records(history: Sequence[Sequence[float]]) -> list[list[float]]:
+def _records(history: Sequence[Sequence[float]], sign: float) -> list[list[float]]:
     """CPU seconds and validation score of the epochs that were better than all before."""
     found: list[list[float]] = []
     for seconds, score in history:
-        if not found or score > found[-1][1]:
+        if not found or sign * score > sign * found[-1][1]:
             found.append([round(float(seconds), 3), float(score)])
     return found
 
 
-def _margins(rows: Sequence[Entry]) -> dict[str, Entry]:
+def _margins(rows: Sequence[Entry], sign: float) -> dict[str, Entry]:
     """Per kind of reader, our model with the best validation score against the best baseline on test.
 
     Ours is chosen without the test networks, theirs with them: no choice of ours makes the margin larger. Ablations
-    take no part.
+    take no part. A margin is positive where ours is better, also where that means a smaller value.
     """
     out = {}
     for reads in READS:
@@ -159,32 +161,33 @@ def _margins(rows: Sequence[Entry]) -> dict[str, Entry]:
         theirs = [r for r in rows if not r["ours"] and r["reads"] == reads]
         if not ours or not theirs:
             continue
-        one, other = max(ours, key=lambda r: r["val"]), max(theirs, key=lambda r: r["test"])
+        one, other = max(ours, key=lambda r: sign * r["val"]), max(theirs, key=lambda r: sign * r["test"])
         stds = [one["std"], other["std"]]
         spread = None if None in stds else max(stds)
-        margin = one["test"] - other["test"]
-        score = min(max(v for _, v in points) for points in other["history"])  # all of its seeds reach it
+        margin = sign * (one["test"] - other["test"])
+        score = sign * min(sign * points[-1][1] for points in other["history"])  # all of its seeds reach it
         out[reads] = {
             "ours": one["model"], "theirs": other["model"], "margin": margin, "spread": spread,
             "ahead": None if spread is None else bool(margin > spread), "score": score,
-            "ours_cpu_s": _time_to(one["history"], score), "theirs_cpu_s": _time_to(other["history"], score),
+            "ours_cpu_s": _time_to(one["history"], score, sign),
+            "theirs_cpu_s": _time_to(other["history"], score, sign),
         }  # fmt: skip
     return out
 
 
-def _distance(rows: Sequence[Entry]) -> Entry | None:
+def _distance(rows: Sequence[Entry], sign: float) -> Entry | None:
     """How far our best model on validation, from weights alone, is from the best model that sees images."""
     ours = [r for r in rows if r["ours"] and r["reads"] != "images" and not r["ablates"]]
     theirs = [r for r in rows if r["reads"] == "images"]
     if not ours or not theirs:
         return None
-    one, other = max(ours, key=lambda r: r["val"]), max(theirs, key=lambda r: r["test"])
-    return {"ours": one["model"], "theirs": other["model"], "margin": one["test"] - other["test"]}
+    one, other = max(ours, key=lambda r: sign * r["val"]), max(theirs, key=lambda r: sign * r["test"])
+    return {"ours": one["model"], "theirs": other["model"], "margin": sign * (one["test"] - other["test"])}
 
 
-def _time_to(histories: Sequence[Sequence[Sequence[float]]], score: float) -> float | None:
+def _time_to(histories: Sequence[Sequence[Sequence[float]]], score: float, sign: float) -> float | None:
     """Median over seeds of the CPU seconds until the validation score is reached; None where that is never."""
-    times = [next((t for t, v in points if v >= score), math.inf) for points in histories]
+    times = [next((t for t, v in points if sign * v >= sign * score), math.inf) for points in histories]
     middle = float(np.median(times))
     return middle if math.isfinite(middle) else None
 

@@ -24,6 +24,7 @@ from experiments.cell import Cell, train
 from experiments.config import load, make
 from experiments.data import for_learning, open_zoo
 from experiments.errors import DivergedError, ExperimentError
+from experiments.metrics import goodness, written
 from experiments.plan import Case, cases, content
 from experiments.results import CellStore, write_text
 from experiments.runner import Report, failure, kept_cells, run_cells, title
@@ -73,7 +74,7 @@ def search(overrides: Sequence[str], folder: Path, report: Report) -> Row:
             continue
         store.save(contents[key], cell)
         found[key] = cell
-        value = "diverged" if cell.row["val"] is None else f"{cell.row['val']:.3f}"
+        value = "diverged" if cell.row["val"] is None else written(cell.row["measure"], cell.row["val"])
         report(f"[{len(found)}/{len(words)}] {title(key)}: validation {value} ({cell.row['cpu_s']:.0f} CPU s)")
     if failed:
         raise failure(failed, len(words))
@@ -120,20 +121,23 @@ def trial(config: DictConfig, folder: Path) -> Cell:
 
 
 def choose(trials: Iterable[Row], settings: dict[str, str]) -> dict[str, dict[str, Row]]:
-    """Per case and model, the setting with the largest mean score; a diverged one is worse than all others.
+    """Per case and model, the setting with the best mean score; a diverged one is worse than all others.
 
     Raises:
         ExperimentError: all settings of a model diverged.
 
     Example:
-        >>> trials = [{"case": "a", "model": "m", "setting": s, "val": v} for s, v in [("x", 0.1), ("y", 0.7)]]
+        >>> of = {"case": "a", "model": "m", "measure": "tau"}
+        >>> trials = [of | {"setting": "x", "val": 0.1}, of | {"setting": "y", "val": 0.7}]
         >>> choose(trials, {"x": "", "y": "trainer.epochs=2"})["a"]["m"]["setting"]
         'y'
     """
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
+    signs: dict[str, float] = {}
     for t in trials:
+        sign = signs[t["case"]] = goodness(t["measure"])
         of_model = scores.setdefault(t["case"], {}).setdefault(t["model"], {})
-        of_model.setdefault(t["setting"], []).append(-math.inf if t["val"] is None else t["val"])
+        of_model.setdefault(t["setting"], []).append(-math.inf if t["val"] is None else sign * t["val"])
     chosen: dict[str, dict[str, Row]] = {}
     for case, models in scores.items():
         for model, found in models.items():
@@ -141,7 +145,7 @@ def choose(trials: Iterable[Row], settings: dict[str, str]) -> dict[str, dict[st
             best = max(means, key=lambda name: means[name])
             if not math.isfinite(means[best]):
                 raise ExperimentError(f"all settings of {case} {model} diverged: add smaller rates to search.settings")
-            row = {"setting": best, "words": settings[best], "val": means[best], "tried": len(means)}
+            row = {"setting": best, "words": settings[best], "val": signs[case] * means[best], "tried": len(means)}
             chosen.setdefault(case, {})[model] = row
     return chosen
 
@@ -160,10 +164,10 @@ def markdown(result: Row) -> str:
         for model, chosen in models.items():
             cells = []
             for name in result["settings"]:
-                here = [
-                    t["val"] for t in result["trials"] if (t["case"], t["model"], t["setting"]) == (case, model, name)
-                ]
-                text = "diverged" if None in here else f"{sum(here) / len(here):.3f}"
+                key = (case, model, name)
+                here = [t for t in result["trials"] if (t["case"], t["model"], t["setting"]) == key]
+                vals = [t["val"] for t in here]
+                text = "diverged" if None in vals else written(here[0]["measure"], sum(vals) / len(vals))
                 cells.append(f"**{text}**" if name == chosen["setting"] else text)
             lines.append(f"| {model} | " + " | ".join(cells) + " |")
         lines.append("")

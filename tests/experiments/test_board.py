@@ -168,9 +168,28 @@ def test_nothing_stored_or_a_wrong_name(tmp_path: Path) -> None:
 
 
 def test_histories_keep_what_was_better_than_before() -> None:
-    kept = _records([[1.0, 0.5], [2.0, 0.4], [3.0, 0.7], [4.0, 0.7]])
-    assert kept == [[1.0, 0.5], [3.0, 0.7]]
-    assert [_reached(kept, t) for t in (0.5, 1.0, 2.9, 9.0)] == [float("-inf"), 0.5, 0.5, 0.7]
+    points = [[1.0, 0.5], [2.0, 0.4], [3.0, 0.7], [4.0, 0.7]]
+    kept = _records(points, 1.0)
+    assert kept == [[1.0, 0.5], [3.0, 0.7]] and _records(points, -1.0) == [[1.0, 0.5], [2.0, 0.4]]
+    assert [_reached(kept, t, 1.0) for t in (0.5, 1.0, 2.9, 9.0)] == [float("-inf"), 0.5, 0.5, 0.7]
+    assert [_reached(points, t, -1.0) for t in (0.5, 9.0)] == [float("inf"), 0.4]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_where_less_is_better(done: list[Comparison]) -> None:
+    """The same numbers as errors: order, choice, margin and its sign turn round."""
+    part = done[0]
+    names = {c: c.replace("tau", "mse") for c in part.table.columns}
+    table = part.table.drop(columns=[c for c in names if "r2" in c]).rename(columns=names).assign(measure="mse")
+    (case,) = leaderboard([Comparison("", part.config, table, part.predictions, part.about)])["cases"]
+    tests = {r["model"]: r["test"] for r in case["rows"]}
+    assert list(tests.values()) == sorted(tests.values())
+    margin = case["margins"]["weights"]
+    others = {m: v for m, v in tests.items() if m in ("statnn", "flat_mlp")}
+    assert margin["theirs"] == min(others, key=others.__getitem__)
+    assert margin["margin"] == pytest.approx(tests[margin["theirs"]] - tests["gated"])
+    text = to_markdown(document({"here": {"machine": {}, "command": "", "search": None, "cases": [case]}}), "figures")
+    assert f"{tests['gated']:.2e}" in text and "| MSE |" in text
 
 
 def test_labels_keep_their_order_and_distance() -> None:

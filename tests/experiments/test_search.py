@@ -174,7 +174,7 @@ def test_a_diverged_setting_loses(tiny: list[str], tmp_path: Path) -> None:
     assert found["chosen"][""]["gated"]["setting"] == "learning_rate 0"
     assert "diverged" in (tmp_path / "a" / "search.md").read_text()
     with pytest.raises(ExperimentError, match="all settings of .*gated diverged"):
-        choose([{"case": "", "model": "gated", "setting": "wild", "val": None}], {"wild": ""})
+        choose([{"case": "", "model": "gated", "measure": "tau", "setting": "wild", "val": None}], {"wild": ""})
 
 
 def test_a_search_without_settings_is_an_error(tiny: list[str], tmp_path: Path) -> None:
@@ -182,7 +182,9 @@ def test_a_search_without_settings_is_an_error(tiny: list[str], tmp_path: Path) 
         search(words(tiny, "[]"), tmp_path, lambda _: None)
 
 
-def test_scores_are_means_over_seeds() -> None:
-    rows = [("x", 0.9), ("x", 0.1), ("y", 0.6), ("y", 0.6), ("z", 0.95), ("z", None)]
-    trials = [{"case": "a", "model": "m", "setting": s, "val": v} for s, v in rows]
-    assert choose(trials, dict.fromkeys("xyz", ""))["a"]["m"] == {"setting": "y", "words": "", "val": 0.6, "tried": 3}
+@pytest.mark.parametrize(("measure", "best"), [("tau", ("y", 0.6)), ("mse", ("x", 0.5))])
+def test_scores_are_means_over_seeds_and_may_be_errors(measure: str, best: tuple[str, float]) -> None:
+    rows = [("x", 0.9), ("x", 0.1), ("y", 0.6), ("y", 0.6), ("z", 0.95 if measure == "tau" else 0.0), ("z", None)]
+    trials = [{"case": "a", "model": "m", "measure": measure, "setting": s, "val": v} for s, v in rows]
+    chosen = choose(trials, dict.fromkeys("xyz", ""))["a"]["m"]
+    assert chosen == {"setting": best[0], "words": "", "val": pytest.approx(best[1]), "tried": 3}
