@@ -137,16 +137,14 @@ ABLATIONS = {
 """By the name of the model's configuration; ``few_probes`` differs by its width only."""
 
 
-def ablated(
-    *,
-    out: int,
-    specs: Sequence[NetSpec],
-    name: str,
-    layer: Literal["native", "gated", "synchronous", "combined"],
-    width: int,
-    rounds: int,
-) -> nn.Module:
+def ablated(*, out: int, specs: Sequence[NetSpec], name: str, **settings: Any) -> nn.Module:
     """A variant by name.
+
+    Args:
+        out: numbers predicted per network.
+        specs: the architectures.
+        name: a key of :data:`ABLATIONS`.
+        settings: of :class:`~graphnfn.models.MetaNetConfig`.
 
     Raises:
         ExperimentError: there is no such variant.
@@ -160,5 +158,5 @@ def ablated(
     """
     if name not in ABLATIONS:
         raise ExperimentError(f"got the ablation {name!r}; expected one of {', '.join(ABLATIONS)}")
-    config = MetaNetConfig(width=width, rounds=rounds, out=out, layer=layer)
+    config = MetaNetConfig(out=out, **settings)
     return ABLATIONS[name].model(config, specs=specs)

@@ -19,12 +19,15 @@ def graph_meta_net(
     *,
     out: int,
     specs: Sequence[NetSpec],
-    layer: Literal["native", "gated", "synchronous", "combined"],
+    layer: Literal["native", "gated", "synchronous", "combined", "probes", "complete"],
     width: int,
     rounds: int,
+    jitter: float = 0.0,
+    dropout: float = 0.0,
 ) -> nn.Module:
-    """Our model, one of its four kinds of layers."""
-    return GraphMetaNet(MetaNetConfig(width=width, rounds=rounds, out=out, layer=layer), specs=specs)
+    """Our model, one of its six kinds of layers."""
+    config = MetaNetConfig(width=width, rounds=rounds, out=out, layer=layer, jitter=jitter, dropout=dropout)
+    return GraphMetaNet(config, specs=specs)
 
 
 def baseline(*, out: int, specs: Sequence[NetSpec], name: str, **overrides: Any) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,9 @@ from graphnfn.nn.blocks import BlockWiring
 from graphnfn.nn.edges import EdgeWiring
 from graphnfn.nn.edit import EditHead
 from graphnfn.nn.gated import GatedSweep
+from graphnfn.nn.lattice import LatticeProbes
 from graphnfn.nn.native import NativeSweep
+from graphnfn.nn.probes import SpatialProbes
 from graphnfn.nn.readout import InvariantReadout
 from graphnfn.nn.state import LevelCode, State
 from graphnfn.nn.synchronous import SynchronousLayer
@@ -33,6 +36,8 @@ LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
     "gated": (GatedSweep,),
     "synchronous": (SynchronousLayer,),
     "combined": (NativeSweep, GatedSweep),
+    "probes": (SpatialProbes, LatticeProbes),
+    "complete": (SpatialProbes, LatticeProbes, NativeSweep, GatedSweep),
 }
 """What one round consists of."""
 
@@ -46,9 +51,13 @@ class MetaNetConfig:
         rounds: how often the layers of ``layer`` are applied, each time with their own parameters.
         out: numbers predicted per network (head "invariant").
         layer: "native" evaluates the network on learned inputs and back, "gated" reads its weights,
-            "synchronous" is classical message passing, "combined" is native then gated: the best here.
+            "synchronous" is classical message passing, "combined" is native then gated: the best here,
+            "probes" runs the networks on learned inputs and, where they take coordinates, on a lattice of points,
+            "complete" is probes, then combined.
         head: "invariant" gives ``[networks, out]``, "edit" gives edited graphs.
         rank: terms of the edit head's low-rank update.
+        jitter: of the lattice of probes in training, see :class:`graphnfn.nn.lattice.LatticeProbes`.
+        dropout: share of features that training leaves out in front of dense layers that see whole networks.
 
     Raises:
         SpecError: a value is out of range.
@@ -57,9 +66,11 @@ class MetaNetConfig:
     width: int = 32
     rounds: int = 1
     out: int = 1
-    layer: Literal["native", "gated", "synchronous", "combined"] = "combined"
+    layer: Literal["native", "gated", "synchronous", "combined", "probes", "complete"] = "combined"
     head: Literal["invariant", "edit"] = "invariant"
     rank: int = 8
+    jitter: float = 0.0
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.layer not in LAYERS or self.head not in ("invariant", "edit"):
@@ -69,6 +80,8 @@ class MetaNetConfig:
             )
         if min(self.width, self.rounds, self.out, self.rank) < 1:
             raise SpecError(f"width, rounds, out and rank must be 1 at least; got {self}")
+        if not (0 <= self.jitter < 1 and 0 <= self.dropout < 1):
+            raise SpecError(f"got jitter={self.jitter}, dropout={self.dropout}; expected numbers in [0, 1)")
 
 
 class GraphMetaNet(nn.Module):
@@ -101,10 +114,16 @@ class GraphMetaNet(nn.Module):
         c = self.config
         self.sizes = sizes
         self.code = LevelCode(c.width)
-        self.layers = nn.ModuleList(layer(c.width, sizes) for _ in range(c.rounds) for layer in LAYERS[c.layer])
+        settings: dict[type[nn.Module], dict[str, Any]] = {LatticeProbes: {"jitter": c.jitter, "dropout": c.dropout}}
+        kinds = [kind for _ in range(c.rounds) for kind in LAYERS[c.layer]]
+        self.layers = nn.ModuleList(kind(c.width, sizes, **settings.get(kind, {})) for kind in kinds)
         if sizes.traced:
             self.reader = TracedReader(c.width, 4 * c.width)
-        self.head = EditHead(c.width, c.rank, sizes) if c.head == "edit" else InvariantReadout(c.width, c.out, sizes)
+        self.head = (
+            EditHead(c.width, c.rank, sizes)
+            if c.head == "edit"
+            else InvariantReadout(c.width, c.out, sizes, dropout=c.dropout)
+        )
 
     def forward(self, data: Data) -> Tensor | NeuralGraph:
         return self._run(data, together=False)
@@ -170,7 +189,7 @@ class GraphMetaNet(nn.Module):
 
     def get_extra_state(self) -> Any:
         s = self.sizes
-        return None if s is None else (s.inputs, s.outputs, s.kernel_grid, s.position_grid, s.traced)
+        return None if s is None else dataclasses.astuple(s)
 
     def set_extra_state(self, state: Any) -> None:
         if state is not None and self.sizes is None:

@@ -14,6 +14,9 @@ from graphnfn.spec import Block, NetSpec
 from graphnfn.topology import tap_slots
 from graphnfn.traced import TracedSpec
 
+COORDINATES = 3
+"""Networks of so many inputs at most are read as pictures of a line, a plane or a space."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -24,6 +27,7 @@ class Sizes:
         kernel_grid: smallest grid in which every conv kernel can be centred.
         position_grid: the same for the positions behind a flatten.
         traced: whether there are traced networks, which need no tables but a reader of their own.
+        coordinates: numbers of inputs of the coordinate networks among them.
     """
 
     inputs: int
@@ -31,6 +35,7 @@ class Sizes:
     kernel_grid: tuple[int, ...]
     position_grid: tuple[int, ...]
     traced: bool = False
+    coordinates: tuple[int, ...] = ()
 
     @staticmethod
     def of(specs: Iterable[NetSpec]) -> Sizes:
@@ -45,7 +50,20 @@ class Sizes:
         chains = tuple(s for s in specs if not isinstance(s, TracedSpec))
         inputs = max((s.groups[0].size for s in chains), default=1)
         outputs = max((s.groups[-1].size for s in chains), default=1)
-        return Sizes(inputs, outputs, _grid(chains, "conv"), _grid(chains, "linear"), len(chains) < len(specs))
+        ranks = tuple(sorted({coordinates(s) for s in chains} - {0}))
+        return Sizes(inputs, outputs, _grid(chains, "conv"), _grid(chains, "linear"), len(chains) < len(specs), ranks)
+
+
+def coordinates(spec: NetSpec) -> int:
+    """How many coordinates a network takes: its inputs, where they are 1, 2 or 3 numbers; else 0.
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> coordinates(mlp_spec([2, 8, 1], "sin")), coordinates(mlp_spec([64, 8, 10], "relu"))
+        (2, 0)
+    """
+    plain = all(not block.taps for block in spec.blocks)
+    return spec.groups[0].size if plain and spec.groups[0].size <= COORDINATES else 0
 
 
 def _grid(specs: tuple[NetSpec, ...], kind: str) -> tuple[int, ...]:

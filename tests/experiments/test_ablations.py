@@ -25,7 +25,7 @@ EXACT, BROKEN = 1e-9, 1e-4
 def perturbed(name: str, layer: str, graph: NeuralGraph) -> GraphMetaNet:
     """No weight is zero, so that nothing hides behind a start at zero."""
     torch.manual_seed(0)
-    model = ablated(out=2, specs=graph.specs, name=name, layer=layer, width=8, rounds=1)  # type: ignore[arg-type]
+    model = ablated(out=2, specs=graph.specs, name=name, layer=layer, width=8, rounds=1)
     assert isinstance(model, GraphMetaNet)
     with torch.no_grad():
         for p in model.parameters():
@@ -34,7 +34,7 @@ def perturbed(name: str, layer: str, graph: NeuralGraph) -> GraphMetaNet:
 
 
 @pytest.mark.parametrize("symmetry", SYMMETRIES)
-@pytest.mark.parametrize("layer", ["native", "gated", "synchronous", "combined"])
+@pytest.mark.parametrize("layer", ["native", "gated", "synchronous", "complete"])
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_what_is_broken_and_what_holds(name: str, layer: str, symmetry: str) -> None:
     specs = SYMMETRIES[symmetry]

@@ -23,7 +23,7 @@ NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.bui
 def test_every_model_has_a_configuration() -> None:
     assert set(NAMES) == {*LAYERS, *ABLATIONS, *baselines.names()}, "every baseline needs a conf/model/NAME.yaml"
     probing = {name for name in NAMES if load([f"model={name}"]).model.reads == "function"}
-    assert probing == {"native", "combined", "probegen", *ABLATIONS}, "all ablations are of the combined model"
+    assert probing == {"native", "combined", "probes", "complete", "probegen", *ABLATIONS}
     assert {load([f"model={name}"]).model.reads for name in NAMES} <= set(READS)
 
 

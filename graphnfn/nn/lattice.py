@@ -1,0 +1,135 @@
+"""Lattice probes: coordinate networks are run on a regular grid, and a small CNN reads the picture that they make."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphnfn.functional import run
+from graphnfn.nn.probes import by_stack
+from graphnfn.nn.state import State
+from graphnfn.nn.taps import Sizes, coordinates
+from graphnfn.nn.typed import soft_root
+from graphnfn.nn.wiring import Wiring
+from graphnfn.stack import Stack
+
+SIDES = {1: 64, 2: 16, 3: 8}
+"""Grid points per axis, by the number of axes."""
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+def lattice(rank: int, side: int) -> Tensor:
+    """The points of a regular grid over ``[-1, 1]^rank``, ``[side^rank, rank]``, the last axis fastest.
+
+    Example:
+        >>> lattice(2, 2).tolist()
+        [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
+    """
+    axis = torch.linspace(-1, 1, side)
+    return torch.stack(torch.meshgrid(*[axis] * rank, indexing="ij"), -1).flatten(0, -2)
+
+
+class LatticeReader(nn.Module):
+    """A CNN on values at lattice points: two convolutions with maximum pooling, two dense layers.
+
+    Args:
+        rank: axes of the lattice.
+        channels: values per point.
+        out: numbers per picture.
+        width: channels of the first convolution; the second has twice as many.
+        dropout: share of the dense layers' inputs that training leaves out.
+
+    Shape: ``[B, channels, side, ...]`` to ``[B, out]``.
+
+    Example:
+        >>> LatticeReader(2, 1, out=5)(torch.zeros(3, 1, 16, 16)).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, rank: int, channels: int, out: int, *, width: int = 32, dropout: float = 0.0) -> None:
+        super().__init__()
+        conv, pool = _CONV[rank], _POOL[rank]
+        entries = 2 * width * (SIDES[rank] // 4) ** rank
+        self.layers = nn.Sequential(
+            conv(channels, width, 3, padding=1), nn.ReLU(), pool(2),
+            conv(width, 2 * width, 3, padding=1), nn.ReLU(), pool(2), nn.Flatten(),
+            nn.Dropout(dropout), nn.Linear(entries, 4 * width), nn.ReLU(), nn.Dropout(dropout),
+            nn.Linear(4 * width, out),
+        )  # fmt: skip
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.layers(picture)
+
+
+class LatticeProbes(nn.Module):
+    """The picture that a coordinate network makes, for its output neurons.
+
+    ``e_o <- e_o + root(reader_o(f(u_1), ..., f(u_N)))`` at the output neurons o of the network f, with the points u of
+    a grid over ``[-1, 1]^k`` for networks of k = 1, 2 or 3 inputs; other networks stay as they are. Outputs are no
+    function of how the network is written down, so every symmetry of its weights holds.
+
+    In training, every network may see a grid of its own, ``u -> clamp(s * u + t)`` per axis with s and t uniform in
+    ``[1 - jitter, 1 + jitter]`` and ``[-jitter, jitter]``. That suits labels which moving a picture leaves alone, such
+    as classes; it is off at first.
+
+    Args:
+        width: channels d.
+        sizes: of the model; ``sizes.coordinates`` says for which k a reader is needed.
+        jitter: largest relative change of size and place.
+        dropout: of the readers' dense layers.
+
+    Shape: even ``[..., d]`` in and out; ``state.odd`` passes through (zeros if empty).
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> from graphnfn.nn.blocks import BlockWiring
+        >>> from graphnfn.testing import random_graph
+        >>> graph = random_graph(mlp_spec([2, 8, 1], "sin"), networks=3, dtype=torch.float32)
+        >>> layer = LatticeProbes(4, Sizes.of([graph.spec]))
+        >>> start = State([torch.zeros(3, n, 4) for n in (2, 8, 1)])
+        >>> layer(start, BlockWiring(graph.stacks()[0])).even[2].shape
+        torch.Size([3, 1, 4])
+    """
+
+    def __init__(self, width: int, sizes: Sizes, *, jitter: float = 0.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.width, self.outputs, self.jitter = width, sizes.outputs, jitter
+        channels, out = sizes.outputs, sizes.outputs * width
+        self.readers = nn.ModuleDict(
+            {str(k): LatticeReader(k, channels, out, dropout=dropout) for k in sizes.coordinates}
+        )
+
+    def forward(self, state: State, wiring: Wiring) -> State:
+        if not self.readers:
+            return state
+        return by_stack(state, wiring, self._features)
+
+    def _features(self, stack: Stack) -> Tensor:
+        """``[B, nodes, d]``; zero but at the output neurons of coordinate networks."""
+        spec = stack.spec
+        seen = stack.nodes.new_zeros(stack.size, spec.num_nodes, self.width)
+        rank = coordinates(spec)
+        if rank:
+            last = spec.groups[-1].size
+            values = self.readers[str(rank)](self._picture(stack, rank)).unflatten(1, (self.outputs, self.width))
+            seen[:, -last:] = soft_root(values[:, :last]).to(seen.dtype)
+        return seen
+
+    def _picture(self, stack: Stack, rank: int) -> Tensor:
+        """``[B, outputs, side, ...]``; outputs that a network lacks are 0."""
+        side = SIDES[rank]
+        points = lattice(rank, side).to(stack.nodes)
+        if self.training and self.jitter:
+            points = self._jittered(points, stack.size)
+        answers = run(stack, points, per_network=points.dim() == 3)  # [B, N, outputs]
+        picture = answers.transpose(1, 2).unflatten(2, (side,) * rank)
+        missing = self.outputs - picture.shape[1]
+        return (
+            torch.cat([picture, picture.new_zeros(stack.size, missing, *picture.shape[2:])], 1) if missing else picture
+        )
+
+    def _jittered(self, points: Tensor, networks: int) -> Tensor:
+        rank = points.shape[1]
+        size, place = (2 * torch.rand(2, networks, 1, rank, dtype=points.dtype, device=points.device) - 1) * self.jitter
+        return (points * (1 + size) + place).clamp(-1, 1)

@@ -1,0 +1,232 @@
+"""Spatial probes: learned inputs that the networks themselves answer, with their strides, paddings and pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphnfn.errors import SpecError
+from graphnfn.functional import run
+from graphnfn.nn.blocks import BlockWiring, group_facts
+from graphnfn.nn.edges import EdgeWiring
+from graphnfn.nn.state import State
+from graphnfn.nn.taps import Sizes
+from graphnfn.nn.typed import soft_root
+from graphnfn.nn.wiring import Wiring
+from graphnfn.spec import ConvFacts, NetSpec, SpatialOp
+from graphnfn.stack import Stack
+
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+class ProbeImages(nn.Module):
+    """P learned inputs from a linear generator: ``u[p, c, s] = point[p, c] + sum_k latent[p, c, k] map[k, s]``.
+
+    Networks without positions get the points.  The latent vectors share one map, as in ProbeGen (Kahana et al.,
+    2024), so that the images stay smooth in few numbers.  The map is a square of ``side`` positions an axis,
+    interpolated to the input size of the spec; where the spec does not know that size, ``side`` is the size.
+
+    Args:
+        probes: how many inputs P.
+        sizes: largest number of input neurons.
+        side: extent of the map.
+        latent: numbers k per image and channel.
+
+    Shape: a spec in, ``[P, *input_shape]`` out.
+
+    Raises:
+        SpecError: a spec has more input neurons than the model was sized for.
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> spec = mlp_spec([2, 8, 1], "tanh")
+        >>> ProbeImages(5, Sizes.of([spec]))(spec).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, probes: int, sizes: Sizes, side: int = 14, latent: int = 8) -> None:
+        super().__init__()
+        self.points = nn.Parameter(2 * torch.rand(probes, sizes.inputs) - 1)
+        self.side, self.rank = side, max(len(sizes.kernel_grid), len(sizes.position_grid))
+        images = sizes.inputs if self.rank else 0
+        self.latents = nn.Parameter(torch.randn(probes, images, latent) / latent**0.5)
+        self.map = nn.Parameter(torch.randn(latent, side**self.rank))
+
+    def forward(self, spec: NetSpec) -> Tensor:
+        into = spec.groups[0].size
+        if into > self.points.shape[1]:
+            raise SpecError(
+                f"a network has {into} input neurons; this model was sized for {self.points.shape[1]}: give "
+                "GraphMetaNet(config, specs=[...]) all architectures it shall read"
+            )
+        points = self.points[:, :into]
+        positions = self._positions(spec)
+        if not positions:
+            return points
+        rank = len(positions)
+        square = self.map.view(1, -1, *(self.side,) * self.rank)
+        while square.dim() - 2 > rank:
+            square = square[..., 0, :]  # a network of fewer axes sees the first slice
+        if tuple(square.shape[2:]) != positions:
+            square = F.interpolate(square, size=positions, mode=_MODES[rank], align_corners=False)
+        images = self.latents[:, :into] @ square.flatten(2)[0]
+        return points.view(*points.shape, *(1,) * rank) + images.unflatten(-1, positions)
+
+    def _positions(self, spec: NetSpec) -> tuple[int, ...]:
+        """Extents of the input; () for networks that see plain vectors."""
+        rank = max(len(b.taps) for b in spec.blocks)
+        if not rank:
+            return ()
+        if spec.input_shape is not None:
+            return spec.input_shape[1:]
+        smallest, exact = _smallest_input(runnable(spec), rank)
+        return smallest if exact else tuple(max(n, self.side) for n in smallest)
+
+
+def _smallest_input(spec: NetSpec, rank: int) -> tuple[tuple[int, ...], bool]:
+    """The smallest input that no window is too large for, and whether a flatten allows no other size."""
+    one = (1,) * rank
+    needed: dict[str, tuple[int, ...]] = {}
+    exact = False
+    for i in reversed(range(len(spec.groups))):
+        wanted: list[tuple[int, ...]] = [one]
+        for block in (spec.blocks[b] for b in spec.outgoing[i]):
+            sizes = needed[block.dst]
+            middle = []
+            if block.kind == "linear":
+                sizes = block.taps if len(block.taps) == rank else one
+                exact |= sizes is not one
+            elif block.conv is not None:
+                f = block.conv
+                middle = [SpatialOp("conv", block.taps, f.stride, f.padding, f.dilation)]
+            after = block.post if block.kind == "conv" else ()
+            wanted.append(_undo(sizes, (*block.pre, *middle, *after)))
+        needed[spec.groups[i].id] = tuple(max(axis) for axis in zip(*wanted, strict=True))
+    return needed[spec.groups[0].id], exact
+
+
+def _undo(sizes: tuple[int, ...], steps: tuple[SpatialOp, ...]) -> tuple[int, ...]:
+    """Smallest extents that windows turn into ``sizes``."""
+    for op in reversed(steps):
+        if op.kind not in ("max_pool", "avg_pool", "conv"):
+            continue
+        dilation = op.dilation or (1,) * len(sizes)
+        facts = zip(sizes, op.size, op.stride, op.padding, dilation, strict=True)
+        sizes = tuple(max(1, (n - 1) * s - 2 * p + d * (k - 1) + 1) for n, k, s, p, d in facts)
+    return sizes
+
+
+@lru_cache(maxsize=256)
+def runnable(spec: NetSpec) -> NetSpec:
+    """The spec with stride 1 and no padding where a bare state dict does not tell them.
+
+    Probes then see another function than the network's own, but one with the same symmetry.
+    """
+    if all(b.kind == "linear" or b.conv is not None for b in spec.blocks):
+        return spec
+    plain = [
+        replace(b, conv=ConvFacts((1,) * len(b.taps), (0,) * len(b.taps), (1,) * len(b.taps)))
+        if b.kind == "conv" and b.conv is None
+        else b
+        for b in spec.blocks
+    ]
+    return replace(spec, blocks=tuple(plain))
+
+
+class SpatialProbes(nn.Module):
+    """Every network's own activations on learned inputs, pooled over positions.
+
+    On canonical weights a hidden channel's activation ``h_i(u_p)`` has charge 0 under positive scales, so
+    ``e_i <- e_i + A (even(mean_s h_i), sqrt(mean_s h_i^2))`` is even, with ``even(x) = |x|`` where the neuron's sign
+    is free; output neurons, which are fixed, add ``B mean_s h_i``.
+
+    Args:
+        width: channels d.
+        sizes: of the tables of the model.
+        probes: how many inputs.
+
+    Shape: even ``[..., d]`` in and out; ``state.odd`` passes through (zeros if empty).
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> from graphnfn.testing import random_graph
+        >>> graph = random_graph(mlp_spec([2, 8, 1], "tanh"), networks=3, dtype=torch.float32)
+        >>> wiring = BlockWiring(graph.stacks()[0])
+        >>> layer = SpatialProbes(4, Sizes.of([graph.spec]))
+        >>> [e.shape for e in layer(State([torch.zeros(3, n, 4) for n in (2, 8, 1)]), wiring).even][1]
+        torch.Size([3, 8, 4])
+    """
+
+    def __init__(self, width: int, sizes: Sizes, probes: int = 16) -> None:
+        super().__init__()
+        self.images = ProbeImages(probes, sizes)
+        self.hidden = nn.Linear(2 * probes, width)
+        self.output = nn.Linear(probes, width)
+
+    def forward(self, state: State, wiring: Wiring) -> State:
+        return by_stack(state, wiring, self._features)
+
+    def _features(self, stack: Stack) -> Tensor:
+        """``[B, nodes, d]``; zero at the input neurons."""
+        stack = replace(stack, spec=runnable(stack.spec))
+        spec, found = stack.spec, {}
+        facts = group_facts(spec, stack.nodes.device)
+
+        def record(i: int, h: Tensor) -> Tensor:
+            flat = h.flatten(3) if h.dim() > 3 else h[..., None]  # [P, B, n, positions]
+            mean, square = flat.mean(-1), (flat**2).mean(-1)
+            signed = facts[i].signed
+            rows = signed[:, 0] if isinstance(signed, Tensor) else torch.tensor(signed, device=h.device)
+            mean = torch.where(rows, mean.abs(), mean)
+            found[i] = self.hidden(torch.cat([mean, _root(square)]).permute(1, 2, 0))
+            return h
+
+        answer = run(stack, self.images(spec), hidden=record)  # [B, P, outputs, *positions]
+        last = len(spec.groups) - 1
+        logits = answer.reshape(*answer.shape[:2], spec.groups[last].size, -1).mean(-1)
+        found[last] = self.output(logits.transpose(1, 2))
+        width = self.hidden.out_features
+        parts = [
+            soft_root(found[i]) if i in found else stack.nodes.new_zeros(stack.size, group.size, width)
+            for i, group in enumerate(spec.groups)
+        ]
+        return torch.cat(parts, 1)
+
+
+def _root(square: Tensor) -> Tensor:
+    """A square root whose gradient at 0, where a channel is silent, is 0."""
+    silent = square == 0
+    return torch.where(silent, 0.0, torch.sqrt(torch.where(silent, 1.0, square)))
+
+
+def by_stack(state: State, wiring: Wiring, features: Callable[[Stack], Tensor]) -> State:
+    """The state with even features added that come from whole networks, not from messages.
+
+    Args:
+        state: before.
+        wiring: of the networks.
+        features: ``[B, nodes, d]`` of a stack of B networks.
+    """
+    if isinstance(wiring, BlockWiring):
+        seen = wiring.split(features(wiring.stack))
+    elif isinstance(wiring, EdgeWiring):
+        seen = _by_level(wiring, [features(stack) for stack in wiring.stacks])
+    else:
+        raise SpecError(f"probes run stacked networks; {type(wiring).__name__} holds none")
+    even = [e + s for e, s in zip(state.even, seen, strict=True)]
+    odd = state.odd or [torch.zeros_like(e) for e in even]  # zero is out-typed; the edit head expects entries
+    return State(even, odd, state.edge_even, state.edge_odd)
+
+
+def _by_level(wiring: EdgeWiring, values: list[Tensor]) -> list[Tensor]:
+    """Values ``[B, nodes, d]`` per stack, as one tensor a level of the edge wiring."""
+    rows = torch.cat([v.flatten(0, 1) for v in values])
+    places = torch.arange(len(rows), device=rows.device)[:, None]
+    edges = [wiring.weights(k) for k in range(wiring.num_bundles)]
+    ranks = torch.cat([nodes.flatten() for _, nodes in wiring.unbundle(edges, wiring.split(places))])
+    return wiring.split(rows[ranks.argsort()])

@@ -1,0 +1,90 @@
+"""Lattice probes: the network's own picture, exact, for networks of 1 to 3 inputs, still where nothing is trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import graphnfn as gn
+from graphnfn import testing
+from graphnfn.chain import mlp_spec, small_cnn_spec
+from graphnfn.errors import SpecError
+from graphnfn.functional import run
+from graphnfn.nn.blocks import BlockWiring
+from graphnfn.nn.lattice import SIDES, LatticeProbes, lattice
+from graphnfn.nn.state import State
+from graphnfn.nn.taps import Sizes
+from graphnfn.spec import NetSpec
+
+RANKS = {
+    1: mlp_spec([1, 6, 2], "tanh"),
+    2: mlp_spec([2, 8, 8, 1], "sin", omega=3.0),
+    3: mlp_spec([3, 6, 4, 3], "relu"),
+}
+OTHERS = [mlp_spec([5, 6, 2], "tanh"), small_cnn_spec([1, 4, 4], 3, "relu")]
+
+
+def start(spec: NetSpec, networks: int) -> State:
+    return State([torch.zeros(networks, g.size, 4, dtype=torch.float64) for g in spec.groups])
+
+
+@pytest.mark.parametrize("layer", ["probes", "complete"])
+def test_exact_for_all_ranks_in_one_batch(layer: str) -> None:
+    graph = gn.NeuralGraph.batch([testing.random_graph(s, seed=i) for i, s in enumerate([*RANKS.values(), *OTHERS])])
+    torch.manual_seed(0)
+    config = gn.MetaNetConfig(width=4, out=2, layer=layer, jitter=0.2, dropout=0.3)  # pyright: ignore
+    model = gn.GraphMetaNet(config, specs=graph.specs).double().eval()
+    testing.assert_equivariant(model, graph, decades=6.0, half_turns=2, tol=1e-9)
+    torch.testing.assert_close(model(graph), model.forward_on_edges(graph), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_the_reader_sees_the_picture_of_the_network(rank: int) -> None:
+    spec = RANKS[rank]
+    graph = testing.random_graph(spec, networks=2)
+    layer = LatticeProbes(4, Sizes.of([spec])).double()
+    side, outputs = SIDES[rank], spec.groups[-1].size
+    picture = run(graph, lattice(rank, side).double()).transpose(1, 2).reshape(2, outputs, *[side] * rank)
+    z = layer.readers[str(rank)](picture).view(2, outputs, 4)
+    even = layer(start(spec, 2), BlockWiring(graph.stacks()[0])).even
+    torch.testing.assert_close(even[-1], z / torch.sqrt(1 + z.abs()))
+    assert even[-1].any() and not any(e.any() for e in even[:-1])
+
+
+def test_other_networks_are_left_alone() -> None:
+    sizes = Sizes.of([RANKS[2], *OTHERS])
+    layer = LatticeProbes(4, sizes).double()
+    for spec in OTHERS:
+        stack = testing.random_graph(spec, networks=2).stacks()[0]
+        assert not any(e.any() for e in layer(start(spec, 2), BlockWiring(stack)).even)
+    assert not list(LatticeProbes(4, Sizes.of(OTHERS)).parameters())
+
+
+def test_jitter_is_of_training_only_and_of_every_network() -> None:
+    spec = RANKS[2]
+    stack = testing.random_graph(spec, networks=1).stacks()[0].take(torch.zeros(3, dtype=torch.long))
+    layer = LatticeProbes(4, Sizes.of([spec]), jitter=0.2).double()
+
+    def seen() -> torch.Tensor:
+        return layer(start(spec, 3), BlockWiring(stack)).even[-1]
+
+    assert (seen()[0] - seen()[1]).abs().max() > 1e-6  # equal networks, other grids
+    layer.eval()
+    assert torch.equal(seen(), seen()) and torch.equal(seen()[0], seen()[2])
+
+
+def test_all_parameters_learn() -> None:
+    graph = testing.random_graph(RANKS[2], networks=8)
+    torch.manual_seed(0)
+    model = gn.GraphMetaNet(gn.MetaNetConfig(width=4, layer="probes"), specs=graph.specs).double()
+    model(graph).square().sum().backward()
+    for name, parameter in model.layers.named_parameters():
+        if "latents" in name or "map" in name:
+            continue  # for networks on pictures
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("bad", [{"jitter": 1.0}, {"jitter": -0.1}, {"dropout": 1.0}])
+def test_bad_settings_are_refused(bad: dict) -> None:
+    with pytest.raises(SpecError, match=r"expected numbers in \[0, 1\)"):
+        gn.MetaNetConfig(**bad)
