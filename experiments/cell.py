@@ -40,28 +40,31 @@ class Cell:
     predictions: pd.DataFrame
 
 
-def prepare(config: DictConfig) -> tuple[Zoo, Task, nn.Module]:
+def prepare(config: DictConfig, zoo: Zoo | None = None) -> tuple[Zoo, Task, nn.Module]:
     """Zoo, task and fresh model of a configuration; seeds everything.
 
     Raises:
         GraphNFNError: a part of the configuration does not fit the zoo.
     """
     lightning.seed_everything(config.seed, verbose=False)
-    zoo = open_zoo(config.zoo)
+    zoo = open_zoo(config.zoo) if zoo is None else zoo
     task = make(config.task)
     task = task.prepare(zoo.labels(task.column, zoo.split("train")))
     return zoo, task, make(config.model.build, out=task.out, specs=zoo.specs)
 
 
-def train(config: DictConfig, folder: Path, **options: Any) -> tuple[Zoo, Task, nn.Module, Fitted]:
+def train(
+    config: DictConfig, folder: Path, zoo: Zoo | None = None, **options: Any
+) -> tuple[Zoo, Task, nn.Module, Fitted]:
     """Train the model of a configuration.
 
     Args:
         config: see ``experiments/conf``.
         folder: for checkpoints.
+        zoo: None opens that of the configuration.
         options: ``resume``, ``callbacks`` and ``progress`` of :func:`experiments.training.fit`.
     """
-    zoo, task, model = prepare(config)
+    zoo, task, model = prepare(config, zoo)
     count_parameters(model, zoo.batch(zoo.split("train")[:2]))  # makes them
     take_statistics(model, lambda: zoo.batch(zoo.split("train")[:MOST_FOR_STATISTICS]))
     recipe = within_budget(make(config.trainer), model, task, zoo)
@@ -76,8 +79,9 @@ def run(config: DictConfig, folder: Path) -> Cell:
     spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     row = {
         "model": config.model.name, "ours": config.model.ours, "reads": config.model.reads,
+        "ablates": config.model.get("ablates"),
         "zoo": config.zoo.name, "task": task.column,
-        "seed": config.seed, "measure": task.measures[0], "best_epoch": fitted.best_epoch,
+        "seed": config.seed, "setting": config.setting, "measure": task.measures[0], "best_epoch": fitted.best_epoch,
         "epochs": len(history.points), "batch_size": config.trainer.batch_size,
         "learning_rate": config.trainer.learning_rate, "weight_decay": config.trainer.weight_decay,
         "val": fitted.best_score, "history": history.points, "budget_s": config.trainer.cpu_seconds,

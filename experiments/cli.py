@@ -9,6 +9,8 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
+from experiments import cli_results
+from experiments.console import Overrides, out
 from graphnfn.errors import GraphNFNError
 
 app = typer.Typer(
@@ -17,14 +19,11 @@ app = typer.Typer(
 )  # fmt: skip
 zoo_app = typer.Typer(no_args_is_help=True, help="Zoos: many trained networks with labels.")
 app.add_typer(zoo_app, name="zoo")
+app.command()(cli_results.search)
+app.command()(cli_results.report)
 
-out = Console(width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True)
 
-Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads it
-    typer.Argument(help="Hydra overrides such as model=native trainer.epochs=20 zoo=folder zoo.folder=PATH."),
-]
 Source = Annotated[
     Path, typer.Argument(help="A checkpoint (.safetensors, .pt, .onnx, .h5, ...) or a graph that convert saved.")
 ]

@@ -52,6 +52,11 @@ def open_zoo(config: DictConfig) -> Zoo:
     return zoo if chosen.all() else zoo.subset(torch.from_numpy(chosen))
 
 
+def for_learning(zoo: Zoo) -> Zoo:
+    """The zoo without its test networks: what a search may see."""
+    return zoo.subset(torch.from_numpy(zoo.table["split"].to_numpy() != "test"))
+
+
 def loader(zoo: Zoo, rows: Tensor, column: str, *, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
     """Batches of some rows of a zoo with a column of its table."""
     labels = zoo.labels(column)

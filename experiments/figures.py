@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.metrics import TITLES
+from experiments.metrics import SMALLER, TITLES, written
 from experiments.results import ModelSummary, main_measure, moved_columns, summarize
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -22,12 +22,15 @@ _OTHERS = ("#d9480f", "#a6761d", "#8c8c8c", "#b5367a")
 _KINDS = ("#1f84c7", "#e8871e", "#5a9e4b", "#b5367a")
 FLOOR = -0.3
 """Lower values of a measure are drawn here."""
-_STYLE: Any = {
+CEILING = 1.0
+"""Larger values are drawn here, where less is better."""
+STYLE: Any = {
     "font.size": 10, "font.family": "sans-serif", "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
     "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8,
     "axes.axisbelow": True, "svg.fonttype": "path", "svg.hashsalt": "graphnfn",
 }  # fmt: skip
+"""Of all figures."""
 
 
 def colours(summaries: Sequence[ModelSummary]) -> dict[str, str]:
@@ -50,12 +53,13 @@ def robustness(table: pd.DataFrame) -> str:
     """The main measure against the size of the group elements, mean and range over seeds."""
     measure, moved, summaries = main_measure(table), moved_columns(table), summarize(table)
     sizes = [0.0, *(float(size) for size in moved)]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
         palette, ends = colours(summaries), []
         for s in summaries:
-            values = np.maximum(s.cells[[f"test_{measure}", *moved.values()]].to_numpy(dtype=float), FLOOR)
+            values = s.cells[[f"test_{measure}", *moved.values()]].to_numpy(dtype=float)
+            values = np.minimum(values, CEILING) if measure in SMALLER else np.maximum(values, FLOOR)
             colour = palette[s.name]
             axes.fill_between(sizes, values.min(0), values.max(0), color=colour, alpha=0.13, linewidth=0)
             axes.plot(sizes, values.mean(0), "-" if s.ours else "--", marker="o", ms=4, color=colour, lw=2)
@@ -84,7 +88,7 @@ def quality_and_cost(table: pd.DataFrame) -> str:
     """The main measure against the CPU time of a training step, or of the training where no step was timed."""
     measure, summaries = main_measure(table), summarize(table)
     column = "step_ms" if "step_ms" in table else "cpu_s"
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
         palette = colours(summaries)
@@ -114,7 +118,7 @@ def scatters(table: pd.DataFrame, predictions: pd.DataFrame, spec_names: Sequenc
     lines = math.ceil(len(summaries) / columns)
     labels = predictions["label"].tolist()
     ends = [min(labels), max(labels)]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(2.75 * columns, 2.9 * lines + 0.3), layout="constrained")
         panels = list(np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True)).ravel())
         for panel, s in zip(panels, summaries, strict=False):
@@ -125,7 +129,7 @@ def scatters(table: pd.DataFrame, predictions: pd.DataFrame, spec_names: Sequenc
                 panel.scatter(part["label"], part["prediction"], **style)
             panel.plot(ends, ends, color=FAINT, lw=1, zorder=0)
             value = s.cells.loc[s.cells["seed"] == seed, f"test_{measure}"].tolist()[0]
-            panel.set_title(f"{s.name}  ({TITLES[measure]} {value:.3f})", color=palette[s.name])
+            panel.set_title(f"{s.name}  ({TITLES[measure]} {written(measure, value)})", color=palette[s.name])
             panel.set_aspect("equal", adjustable="box")
         for panel in panels[len(summaries) :]:
             panel.set_axis_off()
@@ -147,7 +151,7 @@ def confusion(table: pd.DataFrame, predictions: pd.DataFrame) -> str:
     rows = predictions[predictions["model"] == model]
     counts = pd.crosstab(rows["label"], rows["prediction"], normalize="index")
     counts = counts.reindex(columns=counts.index, fill_value=0.0)
-    with rc_context({**_STYLE, "axes.grid": False}):
+    with rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(5.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(counts, cmap="Blues", vmin=0, vmax=1)
@@ -162,7 +166,7 @@ def confusion(table: pd.DataFrame, predictions: pd.DataFrame) -> str:
 
 def label_histogram(labels: np.ndarray, groups: np.ndarray, names: Sequence[str], column: str) -> str:
     """How the labels of a zoo are spread."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 2.6), layout="constrained")
         axes = figure.add_subplot()
         few = len(np.unique(labels)) <= 20

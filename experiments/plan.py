@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig
 
 from experiments.config import load, plain
 from experiments.errors import ExperimentError
+from experiments.settings import Setting, chosen_settings
 
 TAKEN = ("cells", "work")
 """Folders of a comparison that are no case."""
@@ -30,16 +31,20 @@ class Case:
         words: overrides that make the configuration.
         config: the configuration, without a choice of model.
         overrides: given by the user; they come last and win.
+        settings: per model, what a search chose.
     """
 
     name: str
     words: tuple[str, ...]
     config: DictConfig
     overrides: tuple[str, ...]
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
     def cell_words(self, model: str) -> list[str]:
         """The overrides of a model's cells, without the seed."""
-        return [*self.words, f"model={model}", *self.overrides]
+        chosen = self.settings.get(model)
+        setting = [] if chosen is None else [*shlex.split(chosen.words), f"setting='{chosen.name}'"]
+        return [*self.words, f"model={model}", *setting, *self.overrides]
 
     def cells(self) -> Iterator[tuple[Key, list[str]]]:
         """All cells with their overrides."""
@@ -56,7 +61,8 @@ def cases(overrides: Sequence[str]) -> list[Case]:
             is the only case.
 
     Raises:
-        ExperimentError: a configuration does not compose or asks for no model or seed, or a case's name is no folder.
+        ExperimentError: a configuration does not compose or asks for no model or seed, a case's name is no folder, or
+            ``compare.settings`` lacks a model.
 
     Example:
         >>> [case.name for case in cases(["+compare.cases.few='zoo.size=100'", "+compare.cases.many='zoo.size=900'"])]
@@ -75,7 +81,7 @@ def cases(overrides: Sequence[str]) -> list[Case]:
         except ValueError as error:
             raise ExperimentError(f"compare.cases.{name} is {text!r}; expected overrides ({error})") from error
         config = load([*words, *overrides])
-        found.append(Case(str(name), words, config, tuple(overrides)))
+        found.append(Case(str(name), words, config, tuple(overrides), chosen_settings(config, str(name), overrides)))
         if not config.compare.models or not config.compare.seeds:
             raise ExperimentError("compare.models and compare.seeds must not be empty")
     return found
@@ -83,4 +89,7 @@ def cases(overrides: Sequence[str]) -> list[Case]:
 
 def content(config: DictConfig) -> dict[str, Any]:
     """What a cell depends on, as far as its configuration says so; the code's commit is in its row."""
-    return {key: value for key, value in plain(config).items() if key != "compare"}
+    found = {key: value for key, value in plain(config).items() if key not in ("compare", "search")}
+    if found["setting"] is None:
+        del found["setting"]  # cells that were trained before there were searches are still the same
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +26,16 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done[0] + ("+changes" if done[1] else "")
+
+
+def portable(command: str) -> str:
+    """A command without the folders of the machine that it ran on.
+
+    Example:
+        >>> portable("graphnfn compare zoo.folder=/data/zoos/mnist -o runs/a")
+        'graphnfn compare zoo.folder=PATH/mnist -o runs/a'
+    """
+    return re.sub(r"(?<![\w./-])/(?:[\w.+-]+/)*([\w.+-]+)", r"PATH/\1", command)
 
 
 def package_version(name: str) -> str:

@@ -34,8 +34,9 @@ def write_report(done: Comparison, path: Path) -> Path:
     config = done.config
     zoo = open_zoo(config.zoo)
     template = Template(files("experiments").joinpath("report.html").read_text(encoding="utf-8"))
+    style = files("experiments").joinpath("page.css").read_text(encoding="utf-8")
     parts = {**_opening(done, zoo), **_results(done), **_predictions(done, zoo), **_data(done, zoo), **_origin(done)}
-    write_text(path, template.substitute(parts))
+    write_text(path, template.substitute(parts, style=style))
     return path
 
 

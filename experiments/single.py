@@ -54,6 +54,6 @@ def _check_same(folder: Path, content: dict[str, Any]) -> None:
     if not path.is_file() or not (folder / LAST).is_file():
         raise ExperimentError(f"{folder} holds no {LAST} to resume: run without --resume first")
     before = json.loads(path.read_text(encoding="utf-8"))
-    changed = [key for key in content if content[key] != before.get(key) and key != "compare"]
+    changed = [key for key in content if content[key] != before.get(key) and key not in ("compare", "search")]
     if changed:
         raise ExperimentError(f"{folder} was begun with another {', '.join(changed)}: give the same overrides again")

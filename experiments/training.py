@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from torch.utils.data import DataLoader
 
 from experiments.data import Batch, loader
-from experiments.errors import ExperimentError
+from experiments.errors import DivergedError, ExperimentError
 from experiments.shares import EpochOrder, Shares, epoch_seed, share_loader
 from experiments.tasks import Task
 from graphnfn.zoo import Zoo
@@ -124,7 +124,7 @@ class MetaNetModule(lightning.LightningModule):
         prediction, labels = (torch.cat(part).cpu() for part in zip(*self._seen, strict=True))
         self._seen.clear()
         if not prediction.isfinite().all():
-            raise ExperimentError("training diverged, predictions are not finite: lower trainer.learning_rate")
+            raise DivergedError("training diverged, predictions are not finite: lower trainer.learning_rate")
         self.log_dict(self.task.measure(prediction, labels), prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
     def configure_optimizers(self) -> Any:
@@ -168,7 +168,7 @@ def fit(
         progress: show a progress bar.
 
     Raises:
-        ExperimentError: training diverged.
+        DivergedError: predictions are not finite any more.
     """
     module = MetaNetModule(model, task, zoo, config)
     best = ModelCheckpoint(

@@ -164,14 +164,22 @@ class GraphMetaNet(nn.Module):
     def _chains(self, stacks: list[Stack], together: bool) -> list[Any]:
         """The same for stacks of MLPs and CNNs."""
         dtype = next(self.parameters()).dtype
-        found = [canonical_scales(stack) for stack in stacks]  # scales in the precision of the weights
+        found = [self._canonical(stack) for stack in stacks]  # scales in the precision of the weights
         canonical = [stack.apply(lambda t: t.to(dtype)) for _, stack in found]
-        wirings: list[Wiring] = [EdgeWiring(canonical)] if together else [BlockWiring(stack) for stack in canonical]
+        wirings = self._wirings(canonical, together)
         results = [self.head(self._features(wiring), wiring) for wiring in wirings]
         if isinstance(self.head, EditHead):
             changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
             return [_edit(s, scales, d) for s, (scales, _), d in zip(stacks, found, changes, strict=True)]
         return list(torch.cat(results).split([stack.size for stack in stacks]))
+
+    # What the layers see of the weights, and how messages travel; ablations replace these two.
+
+    def _canonical(self, stack: Stack) -> tuple[CanonicalScales, Stack]:
+        return canonical_scales(stack)
+
+    def _wirings(self, stacks: list[Stack], together: bool) -> list[Wiring]:
+        return [EdgeWiring(stacks)] if together else [BlockWiring(stack) for stack in stacks]
 
     def _features(self, wiring: Wiring) -> State:
         state = State(self.code(wiring))

@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from experiments.cell import Cell
-from experiments.compare import Comparison, _run_cells, compare
+from experiments.compare import Comparison, compare
 from experiments.cost import measure_apart
 from experiments.errors import ExperimentError
 from experiments.report import write_report
 from experiments.results import CellStore, summarize
+from experiments.runner import run_cells
 from experiments.tables import comparison_table
 from graphnfn.errors import ZooError
 
@@ -119,9 +120,9 @@ def test_the_cost_of_a_large_model(tiny: list[str]) -> None:
 
 def test_a_killed_worker_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dying = SimpleNamespace(set_num_threads=os._exit)  # what a worker calls first
-    monkeypatch.setattr("experiments.compare.torch", dying)
+    monkeypatch.setattr("experiments.runner.torch", dying)
     with pytest.raises(ExperimentError, match="a worker process was killed"):
-        list(_run_cells({("", "a", 0): []}, 1, tmp_path, "none"))
+        list(run_cells({("", "a", 0): []}, 1, tmp_path, "none"))
 
 
 def test_a_failing_measurement_says_why(tiny: list[str]) -> None:

@@ -9,15 +9,21 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.board import document
 from experiments.budget import within_budget
 from experiments.cell import prepare
 from experiments.compare import Comparison, compare
 from experiments.config import load, make
 from experiments.data import open_zoo
+from experiments.document import to_markdown
 from experiments.errors import ExperimentError
-from experiments.leaderboard import leaderboard, markdown, write_leaderboard
+from experiments.leaderboard import Entry, leaderboard, write_leaderboard
 from experiments.models import count_parameters
 from experiments.plan import cases
+
+
+def markdown(found: Entry) -> str:
+    return to_markdown(document({"here": found}), "figures")
 
 
 def board(tiny: list[str], *models: str) -> list[str]:
@@ -25,7 +31,7 @@ def board(tiny: list[str], *models: str) -> list[str]:
     plain = [w for w in tiny if not w.startswith(("task", "trainer", "compare.cost"))]
     scores, classes = "task=fraction task.column=score trainer.epochs=3", "task=label trainer.epochs=2"
     names = ",".join(models)
-    given = ["compare.cost_networks=0", "compare.seeds=[0,1]", f"compare.models=[{names}]"]
+    given = ["compare.cost_networks=0", "compare.workers=0", "compare.seeds=[0,1]", f"compare.models=[{names}]"]
     return [*plain, *given, f"+compare.cases.scores='{scores}'", f"+compare.cases.classes='{classes}'"]
 
 
@@ -113,7 +119,7 @@ def test_a_case_with_an_open_quote_is_one_clear_error(tiny: list[str]) -> None:
 
 
 def test_cells_of_other_code_are_said_to_be_so(tiny: list[str], tmp_path: Path) -> None:
-    words = [*tiny, "compare.cost_networks=0", "compare.seeds=[0]", "compare.models=[statnn]"]
+    words = [*tiny, "compare.cost_networks=0", "compare.workers=0", "compare.seeds=[0]", "compare.models=[statnn]"]
     compare(words, tmp_path, lambda _: None)
     (path,) = (tmp_path / "cells").glob("*.json")
     kept = json.loads(path.read_text())

@@ -9,6 +9,7 @@ import torch
 
 import baselines
 from baselines.nfn import PositionedNPInvariantAsPublished
+from experiments.ablations import ABLATIONS
 from experiments.cell import train
 from experiments.config import load
 from experiments.leaderboard import READS
@@ -20,9 +21,9 @@ NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.bui
 
 
 def test_every_model_has_a_configuration() -> None:
-    assert set(NAMES) == {*LAYERS, *baselines.names()}, "add experiments/conf/model/NAME.yaml for every baseline"
+    assert set(NAMES) == {*LAYERS, *ABLATIONS, *baselines.names()}, "every baseline needs a conf/model/NAME.yaml"
     probing = {name for name in NAMES if load([f"model={name}"]).model.reads == "function"}
-    assert probing == {"native", "combined", "probes", "complete", "probegen"}
+    assert probing == {"native", "combined", "probes", "complete", "probegen", *ABLATIONS}
     assert {load([f"model={name}"]).model.reads for name in NAMES} <= set(READS)
 
 
