@@ -42,12 +42,12 @@ def is_plain_mlp(spec: NetSpec) -> bool:
     )
 
 
-def networks_in_cache(spec: NetSpec, samples: int) -> int:
+def mlps_at_once(spec: NetSpec, samples: int) -> int:
     """How many networks are best trained at once, four at least; it changes none of them.
 
     Example:
         >>> from graphnfn.chain import mlp_spec
-        >>> [networks_in_cache(mlp_spec([2, 32, 32, 1], "sin", omega=30.0), n) for n in (64, 784)]
+        >>> [mlps_at_once(mlp_spec([2, 32, 32, 1], "sin", omega=30.0), n) for n in (64, 784)]
         [86, 10]
     """
     states = 2 * samples * sum(g.size for g in spec.groups[1:])

@@ -59,8 +59,23 @@ def aligned(theta: Tensor) -> Tensor:
 
 
 def in_company(networks: Sequence[T]) -> list[T]:
-    """The networks; a single one twice, because one alone would take other kernels, with other rounding."""
+    """The networks; a single one twice, because one alone would take other kernels, with other rounding.
+
+    Example:
+        >>> in_company(range(5)), in_company(range(4, 5))
+        ([0, 1, 2, 3, 4], [4, 4])
+    """
     return list(networks) * (2 if len(networks) == 1 else 1)
+
+
+def pieces(count: int, most: int) -> list[range]:
+    """Numbers of the networks of every piece, where at most ``most`` are trained at once.
+
+    Example:
+        >>> pieces(5, 2)
+        [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    return [range(start, min(start + most, count)) for start in range(0, count, most)]
 
 
 def train(spec: NetSpec, theta: Tensor, optimiser: StackedOptimiser, steps: Sequence[int], loss: Loss) -> Tensor:

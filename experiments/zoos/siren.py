@@ -14,8 +14,8 @@ from torch import Tensor
 from experiments.zoos.builder import Builder
 from experiments.zoos.chunks import Chunk
 from experiments.zoos.draws import network_generator, split_name
-from experiments.zoos.fast_mlp import PlainMLPs, networks_in_cache
-from experiments.zoos.fleet import aligned, descend, flatten, in_company, unflatten
+from experiments.zoos.fast_mlp import PlainMLPs, mlps_at_once
+from experiments.zoos.fleet import aligned, descend, flatten, in_company, pieces, unflatten
 from experiments.zoos.images import Images
 from experiments.zoos.optimisers import StackedOptimiser
 from graphnfn.chain import mlp_spec
@@ -105,21 +105,19 @@ def fit_squares(spec: NetSpec, theta: Tensor, inputs: Tensor, targets: Tensor, f
         The trained rows and their mean squares, ``[B]``.
     """
     trained, left = [], []
-    at_once = networks_in_cache(spec, len(inputs))
-    for first, goals in zip(theta.split(at_once), targets.split(at_once), strict=True):
-        rows = aligned(torch.stack(in_company(list(first))))
-        goals = torch.stack(in_company(list(goals)))[:, None]
-        mlps = PlainMLPs(spec, rows, inputs)
-        rates = rows.new_full((len(rows),), fit.learning_rate)
-        optimiser = StackedOptimiser(["adam"] * len(rows), rates, torch.zeros_like(rates))
-        errors = torch.empty_like(goals)
+    for piece in pieces(len(theta), mlps_at_once(spec, len(inputs))):
+        here = in_company(piece)
+        rows, goals = aligned(theta[here]), targets[here][:, None]
+        mlps, errors = PlainMLPs(spec, rows, inputs), torch.empty_like(goals)
+        rates = rows.new_full((len(here),), fit.learning_rate)
+        optimiser = StackedOptimiser(["adam"] * len(here), rates, torch.zeros_like(rates))
 
         def gradient(_: Tensor, __: int, mlps=mlps, goals=goals, errors=errors) -> Tensor:
             return mlps.gradient(torch.sub(mlps.outputs(), goals, out=errors).mul_(2 / len(inputs)))
 
-        descend(rows, optimiser, [fit.steps] * len(rows), gradient)
-        trained.append(rows[: len(first), : spec.num_params])
-        left.append((mlps.outputs() - goals).square().mean((1, 2))[: len(first)])
+        descend(rows, optimiser, [fit.steps] * len(here), gradient)
+        trained.append(rows[: len(piece), : spec.num_params])
+        left.append((mlps.outputs() - goals).square().mean((1, 2))[: len(piece)])
     return torch.cat(trained), torch.cat(left)
 
 
