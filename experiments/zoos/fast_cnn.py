@@ -186,11 +186,17 @@ class _Patches:
             self._across = weight.flatten(2).transpose(1, 2)
             self._back = memory[: k * rows * positions].view(k, rows, positions)  # in the place of the patches
             parts = self._back.view(self._from.shape)
-            self._pieces = [
-                (_taps(total, (y, x), strides, apart, size), parts[:, :, y, x])
-                for y in range(block.taps[0])
-                for x in range(block.taps[1])
+            # what the first taps see does not overlap: it is written, the edge behind it cleared, the rest added
+            self._first, self._then = [], []
+            for y in range(block.taps[0]):
+                for x in range(block.taps[1]):
+                    first = y * apart[0] < strides[0] and x * apart[1] < strides[1]
+                    place = _taps(total, (y, x), strides, apart, size)
+                    (self._first if first else self._then).append((place, parts[:, :, y, x]))
+            covered = [
+                s * n if s <= t and d == 1 else 0 for s, n, t, d in zip(strides, size, block.taps, apart, strict=True)
             ]
+            self._edges = total[:, :, covered[0] :], total[:, :, :, covered[1] :]
 
     def convolve(self) -> None:
         """Write the convolution of the map into ``out``."""
@@ -208,8 +214,11 @@ class _Patches:
         if self._total is None:
             return None
         torch.bmm(self._across, self._out, out=self._back)
-        self._total.zero_()
-        for place, piece in self._pieces:
+        for edge in self._edges:
+            edge.zero_()
+        for place, piece in self._first:
+            place.copy_(piece)
+        for place, piece in self._then:
             place.add_(piece)
         return self._total
 
