@@ -68,7 +68,7 @@ class SirenZoo(Builder):
         turns = [(i // self.fits // len(order), i // self.fits % len(order), i % self.fits) for i in numbers]
         chosen = [int(order[place]) for _, place, _ in turns]
         targets = torch.stack([images.images[image].flatten() * 2 - 1 for image in chosen])
-        initial = flatten([_initial(spec, network_generator(seed, i, "initial")) for i in numbers])
+        initial = flatten([initial_siren(spec, seed, i) for i in numbers])
         theta, errors = fit_squares(spec, initial, grid, targets, self.fit)
         psnr = 10 * torch.log10(4 / errors.double())
         table = pd.DataFrame(
@@ -132,9 +132,9 @@ def pixel_grid(side: int) -> Tensor:
     return torch.cartesian_prod(axis, axis)
 
 
-def _initial(spec: NetSpec, rng: np.random.Generator) -> dict[str, Tensor]:
+def initial_siren(spec: NetSpec, seed: int, network: int) -> dict[str, Tensor]:
     """Uniform weights (Sitzmann et al. 2020): bound 1 / fan_in, later layers (6 / fan_in)^(1/2) / omega."""
-    out = {}
+    out, rng = {}, network_generator(seed, network, "initial")
     fan_in = {block.dst: block.sizes[1] for block in spec.blocks}
     for i, block in enumerate(spec.blocks):
         bound = 1 / block.sizes[1] if i == 0 else (6 / block.sizes[1]) ** 0.5 / _OMEGA
