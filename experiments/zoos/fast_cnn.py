@@ -21,17 +21,20 @@ _POOL = (SpatialOp("global_avg_pool"),)
 def is_plain_cnn(spec: NetSpec) -> bool:
     """Whether a spec is 2-d convolutions with relu or tanh behind each, global average pool and a dense layer.
 
-    Every layer has a bias, and nothing else happens: no padding, norms, shortcuts, other pooling.
+    Every layer has a bias, the size of the images is known, and nothing else happens: no padding, norms, shortcuts,
+    other pooling.
 
     Example:
         >>> from graphnfn.chain import small_cnn_spec
-        >>> is_plain_cnn(small_cnn_spec([1, 4, 4], 3, "tanh")), is_plain_cnn(small_cnn_spec([1, 4, 4], 3, "gelu"))
-        (True, False)
+        >>> [is_plain_cnn(small_cnn_spec([1, 4], 3, act, input_shape=(1, 8, 8))) for act in ("tanh", "gelu")]
+        [True, False]
     """
     *convolutions, dense = spec.blocks
     ids = [g.id for g in spec.groups]
     return (
-        [(b.src, b.dst) for b in spec.blocks] == list(zip(ids, ids[1:], strict=False))
+        spec.input_shape is not None
+        and bool(convolutions)
+        and [(b.src, b.dst) for b in spec.blocks] == list(zip(ids, ids[1:], strict=False))
         and [(p.group, p.field, p.shape) for p in spec.node_params]
         == [(g.id, "bias", (g.size,)) for g in spec.groups[1:]]
         and all(b.view == b.shape and not (b.post or b.part) for b in spec.blocks)
@@ -51,7 +54,7 @@ def cnns_at_once(spec: NetSpec, images: int) -> int:
     Example:
         >>> from graphnfn.chain import small_cnn_spec
         >>> cnns_at_once(small_cnn_spec([1, 16, 16, 16], 10, "relu", input_shape=(1, 8, 8)), 32)
-        9
+        10
     """
     maps = _map_shapes(spec)
     sizes = [math.prod(shape) for shape in maps]

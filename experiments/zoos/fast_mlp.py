@@ -27,7 +27,8 @@ def is_plain_mlp(spec: NetSpec) -> bool:
     dense = all(b.kind == "linear" and b.view == b.shape and not (b.pre or b.post or b.part) for b in spec.blocks)
     acts = [{a.name for a in g.activations} for g in spec.groups]
     return (
-        biased
+        len(spec.groups) > 2
+        and biased
         and chain == [(a.id, b.id) for a, b in zip(spec.groups, spec.groups[1:], strict=False)]
         and dense
         and all(b.num_taps == 1 and b.dims == (0, 1) for b in spec.blocks)

@@ -69,13 +69,15 @@ def in_company(networks: Sequence[T]) -> list[T]:
 
 
 def pieces(count: int, most: int) -> list[range]:
-    """Numbers of the networks of every piece, where at most ``most`` are trained at once.
+    """Numbers of the networks of every piece, of equal sizes as far as possible, ``most`` at most.
 
     Example:
-        >>> pieces(5, 2)
-        [range(0, 2), range(2, 4), range(4, 5)]
+        >>> pieces(10, 4)
+        [range(0, 4), range(4, 7), range(7, 10)]
     """
-    return [range(start, min(start + most, count)) for start in range(0, count, most)]
+    number = -(-count // most)
+    cuts = [-(-i * count // number) for i in range(number + 1)]
+    return [range(start, end) for start, end in zip(cuts, cuts[1:], strict=False)]
 
 
 def train(spec: NetSpec, theta: Tensor, optimiser: StackedOptimiser, steps: Sequence[int], loss: Loss) -> Tensor:

@@ -93,8 +93,9 @@ class _Gradient:
 def _dropout(members: Sequence[Member], spec: NetSpec, images: int) -> list[list[Tensor]]:
     """Of the next steps, the last one first: a factor of mean 1 per convolution, ``[k, channels, images]``."""
     sizes = [g.size for g in spec.groups[1:-1]]
-    drawn = {id(m): m.masks.random((_MASKS_AHEAD, images * sum(sizes)), dtype=np.float32) for m in members}
-    draws = torch.from_numpy(np.stack([drawn[id(m)] for m in members], 1))
+    each = {m.plan.network: m.masks for m in members}  # one that is its own company draws once
+    drawn = {i: masks.random((_MASKS_AHEAD, images * sum(sizes)), dtype=np.float32) for i, masks in each.items()}
+    draws = torch.from_numpy(np.stack([drawn[m.plan.network] for m in members], 1))
     drop = torch.tensor([m.plan.dropout for m in members])[:, None]
     masks = ((draws >= drop) / (1 - drop)).split([images * n for n in sizes], 2)
     masks = [m.unflatten(2, (images, n)).transpose(2, 3).contiguous() for m, n in zip(masks, sizes, strict=True)]
