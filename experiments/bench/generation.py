@@ -122,18 +122,21 @@ def jobs(steps: int = 60) -> dict[str, tuple[Job, int]]:
     }
 
 
-def train_alone(job: Job, steps: int, adam: Mapping[str, Any]) -> nn.Module:
-    """The plain loop over the steps of one network."""
+def train_alone(job: Job, steps: int, adam: Mapping[str, Any]) -> float:
+    """The plain loop over the steps of one network; the loss of the last one."""
     module, loss = job.step()
-    optimiser = torch.optim.Adam(module.parameters(), lr=_RATE, **adam)
+    optimiser, value = torch.optim.Adam(module.parameters(), lr=_RATE, **adam), torch.zeros(())
     for _ in range(steps):
         optimiser.zero_grad()
-        loss().backward()
+        value = loss()
+        value.backward()
         optimiser.step()
-    return module
+    return value.item()
 
 
-def generation(*, steps: int = 60, alone: int = 2, rounds: int = 7, scale: float = 1.0) -> list[dict[str, Any]]:
+def generation(
+    *, steps: int = 60, alone: int = 2, rounds: int = 7, scale: float = 1.0, setting: tuple[str, int] | None = None
+) -> list[dict[str, Any]]:
     """A row per job.
 
     Args:
@@ -141,12 +144,15 @@ def generation(*, steps: int = 60, alone: int = 2, rounds: int = 7, scale: float
         alone: networks of the plain loop per round.
         rounds: how often all are measured, in turns.
         scale: factor on the numbers of networks of the builders.
+        setting: of the plain loop, defaults or fused, and its threads; None tries all.
     """
-    return [_row(job, steps, alone, max(2, round(scale * each)), rounds) for job, each in jobs(steps).values()]
+    return [
+        _row(job, steps, alone, max(2, round(scale * each)), rounds, setting or _best_setting(job))
+        for job, each in jobs(steps).values()
+    ]
 
 
-def _row(job: Job, steps: int, alone: int, each: int, rounds: int) -> dict[str, Any]:
-    setting, threads = _best_setting(job)
+def _row(job: Job, steps: int, alone: int, each: int, rounds: int, setting: tuple[str, int]) -> dict[str, Any]:
     engine, ranges = ThreadEngine(THREADS), [range(i * each, (i + 1) * each) for i in range(THREADS)]
 
     def plain(name: str, threads: int) -> None:
@@ -156,7 +162,7 @@ def _row(job: Job, steps: int, alone: int, each: int, rounds: int) -> dict[str, 
         one_thread()
 
     ways: dict[str, Step] = {
-        "best": partial(plain, setting, threads),
+        "best": partial(plain, *setting),
         "defaults": partial(plain, "defaults", 1),
         "together": lambda: list(engine.each(_Make(job), ranges)),
     }
@@ -167,9 +173,10 @@ def _row(job: Job, steps: int, alone: int, each: int, rounds: int) -> dict[str, 
     share = counts["together"] / alone
     cpu_us = Spread.of([1e3 * t / counts["together"] / steps for t in times["together"].cpu])
     flops, floor = _flops(job), _floor(job)
-    plain_us = 1e3 * Spread.of(times["best"].wall).middle / alone / steps
+    plain_us = 1e3 * Spread.of(times["best"].cpu).middle / alone / steps
     return {
-        "title": job.title, "steps": steps, "threads": THREADS, "networks": counts, "setting": f"{setting}, {threads}",
+        "title": job.title, "steps": steps, "threads": THREADS, "networks": counts,
+        "setting": "{}, {} threads".format(*setting),
         "per_minute": {k: vars(v) for k, v in minute.items()},
         "speedup": {k: _scaled(wall, share) for k, (_, wall) in ratios.items()},
         "cpu_speedup": {k: _scaled(cpu, share) for k, (cpu, _) in ratios.items()},
@@ -182,7 +189,7 @@ def _scaled(ratio: Spread, factor: float) -> dict[str, float]:
     return {name: value * factor for name, value in vars(ratio).items()}
 
 
-def _best_setting(job: Job, steps: int = 5) -> tuple[str, int]:
+def _best_setting(job: Job, steps: int = 4) -> tuple[str, int]:
     """The fastest setting of the plain loop by trial."""
     found = {}
     for threads in sorted({1, os.cpu_count() or 1}):
