@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.bench import roofline, scaling
+from experiments.bench import generation, roofline, scaling
 from experiments.bench.large import LIMIT_GB
 
 
@@ -128,6 +128,24 @@ def _percent(share: dict[str, float]) -> str:
     return f"{middle:.1f} % ({low:.1f} to {high:.1f})"
 
 
+def _zoo(rows: list[dict[str, Any]]) -> Table:
+    head = ("network", "plain loop, per minute", "its setting", "builders, per minute", "times faster", "in CPU time")
+    head += ("than the default Adam", "MFLOP a step", "GFLOP/s of a core", "CPU us a step", "arithmetic alone", "bound")
+    lines = []
+    for r in rows:
+        minute, faster, setting = r["per_minute"], r["speedup"], r["setting"]
+        line = [r["title"], spread(minute["best"]), setting, spread(minute["together"]), spread(faster["best"])]
+        line += [spread(r["cpu_speedup"]["best"]), spread(faster["defaults"]), f"{r['mflop']:.2f}"]
+        lines.append([*line, f"{r['gflops']:.0f}", spread(r["cpu_us"]), f"{r['floor_us']:.1f}", f"{r['bound']:.0f}"])
+    text = (
+        f"Training small networks for zoos, {rows[0]['steps']} steps each: builders on {rows[0]['threads']} threads "
+        "against a loop over single modules in its fastest setting (Adam, threads), by wall time, and by CPU time, in "
+        f"which both use one core. Wanted: {generation.TARGET:g} times. Arithmetic alone is what products and sines of "
+        "a step take at this core's best rates; the bound is the ratio that would be left if nothing else took time."
+    )
+    return Table("Making zoos", text, head, lines)
+
+
 def _large(rows: list[dict[str, Any]]) -> Table:
     lines = []
     for r in rows:
@@ -147,5 +165,6 @@ def _large(rows: list[dict[str, Any]]) -> Table:
 
 _TABLES: dict[str, Callable[[Any], Table]] = {
     "roofline": _roofline, "layers": _layers, "models": _models, "batches": _batches, "widths": _widths,
-    "published": _published, "scaling": _scaling, "loading": _loading, "large": _large,
+    "published": _published, "scaling": _scaling, "loading": _loading, "zoo": _zoo,
+    "large": _large,
 }  # fmt: skip

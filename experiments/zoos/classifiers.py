@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,11 +14,11 @@ from torch import Tensor
 
 from experiments.zoos.batch_norms import BatchNorms
 from experiments.zoos.chunks import Chunk
-from experiments.zoos.draws import network_generator
+from experiments.zoos.fast_cnn import is_plain_cnn
 from experiments.zoos.fleet import flatten, in_company, train, unflatten
 from experiments.zoos.images import Images
-from experiments.zoos.initial import initial_weights
-from experiments.zoos.optimisers import StackedOptimiser
+from experiments.zoos.members import Member, optimiser_of, prepare
+from experiments.zoos.plain_classifiers import plain_logits, train_plain
 from experiments.zoos.plans import CNNPlan
 from graphnfn.activations import Activation, Gauge
 from graphnfn.functional import run
@@ -27,8 +26,6 @@ from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 
 _EVALUATE_AT_ONCE = 250
-TRAIN_IMAGES = 2000
-"""Training accuracy and loss are measured on at most so many images."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +43,11 @@ class Group:
     facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
-class _Member(NamedTuple):
-    """A plan with what follows from it.
-
-    ``images [steps, batch]`` are seen in training; training measures are taken on the images ``measured`` where
-    ``seen`` is true; ``masks`` gives dropout.
-    """
-
-    plan: CNNPlan
-    initial: dict[str, Tensor]
-    images: Tensor
-    measured: Tensor
-    seen: Tensor
-    masks: np.random.Generator
-
-
 def train_classifiers(groups: Sequence[Group], data: Images, *, seed: int, batch: int) -> Chunk:
     """Train some networks, architecture by architecture.
 
     The table has a row per network: hyper-parameters, facts of the architecture, training measures on at most
-    :data:`TRAIN_IMAGES` of the images that it may see, and test measures on all test images.
+    :data:`~experiments.zoos.members.TRAIN_IMAGES` of the images that it may see, and test measures on all test images.
 
     Args:
         groups: who is trained; no spec twice.
@@ -75,7 +57,7 @@ def train_classifiers(groups: Sequence[Group], data: Images, *, seed: int, batch
     """
     stacks, table = [], []
     for number, group in enumerate(groups):
-        members = [_prepare(plan, group.spec, data, seed, batch) for plan in in_company(group.plans)]
+        members = [prepare(plan, group.spec, data, seed, batch) for plan in in_company(group.plans)]
         stack = _train(group.spec, members, data)
         stacks.append(stack.take(slice(0, len(group.plans))))
         rows = _measure(stack, members, data)[: len(group.plans)]
@@ -92,44 +74,26 @@ def evaluate(stack: Stack, data: Images, rows: Tensor) -> tuple[Tensor, Tensor]:
         rows: numbers of images, the same ``[n]`` for all networks, or ``[B, n]``.
     """
     right, loss = [], []
-    for part in rows.expand(stack.size, -1).split(_EVALUATE_AT_ONCE, dim=1):
-        # per_network: shared inputs would take other kernels, whose rounding depends on the number of networks
-        logits, labels = run(stack, data.inputs(part), per_network=True), data.labels[part]
+    rows = rows.expand(stack.size, -1)
+    for part, logits in plain_logits(stack, data, rows) if is_plain_cnn(stack.spec) else _logits(stack, data, rows):
+        labels = data.labels[part]
         right.append(logits.argmax(-1) == labels)
         loss.append(F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape))
     return torch.cat(right, 1), torch.cat(loss, 1)
 
 
-def _prepare(plan: CNNPlan, spec: NetSpec, data: Images, seed: int, batch: int) -> _Member:
-    rng = network_generator(seed, plan.network, "images")
-    count = max(1, round(plan.train_fraction * len(data.train)))
-    order = rng.permutation(len(data.train))
-    pool = data.train[torch.from_numpy(order[:count])]
-    images = pool[torch.from_numpy(rng.integers(count, size=(plan.steps, batch)))]
-    places = np.argsort(order[:TRAIN_IMAGES])
-    initial = initial_weights(
-        spec, plan.init, plan.init_scale, plan.bias_std, network_generator(seed, plan.network, "initial")
-    )
-    return _Member(
-        plan,
-        initial,
-        images,
-        measured=data.train[torch.from_numpy(order[places])],
-        seen=torch.from_numpy(places < count),
-        masks=network_generator(seed, plan.network, "dropout"),
-    )
+def _logits(stack: Stack, data: Images, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for part in rows.split(_EVALUATE_AT_ONCE, dim=1):
+        # per_network: shared inputs would take other kernels, whose rounding depends on the number of networks
+        yield part, run(stack, data.inputs(part), per_network=True)
 
 
-def _train(spec: NetSpec, members: Sequence[_Member], data: Images) -> Stack:
+def _train(spec: NetSpec, members: Sequence[Member], data: Images) -> Stack:
     """The trained networks in the order of ``members``, two at least."""
     order = sorted(range(len(members)), key=lambda i: -members[i].plan.steps)
     fleet = [members[i] for i in order]
-    plans = [m.plan for m in fleet]
-    rate, decay = (
-        torch.tensor([getattr(p, name) for p in plans], dtype=torch.float32)
-        for name in ("learning_rate", "weight_decay")
-    )
-    optimiser = StackedOptimiser([p.optimiser for p in plans], rate, decay)
+    if is_plain_cnn(spec):
+        return unflatten(spec, train_plain(spec, fleet, data)).take(torch.tensor(order).argsort())
     norms, bare = BatchNorms(spec, len(fleet)), _bare(spec)
 
     def loss(stack: Stack, step: int) -> Tensor:
@@ -145,7 +109,8 @@ def _train(spec: NetSpec, members: Sequence[_Member], data: Images) -> Stack:
         entropy = F.cross_entropy(logits.flatten(0, 1), data.labels[images].flatten(), reduction="none")
         return entropy.view(images.shape).mean(1)
 
-    theta = train(spec, flatten([m.initial for m in fleet]), optimiser, [p.steps for p in plans], loss)
+    theta = flatten([m.initial for m in fleet])
+    theta = train(spec, theta, optimiser_of(fleet), [m.plan.steps for m in fleet], loss)
     return norms.written(unflatten(spec, theta)).take(torch.tensor(order).argsort())
 
 
@@ -162,7 +127,7 @@ def _bare(spec: NetSpec) -> NetSpec:
     return dataclasses.replace(spec, groups=groups)
 
 
-def _dropout_mask(members: Sequence[_Member], state: Tensor) -> Tensor:
+def _dropout_mask(members: Sequence[Member], state: Tensor) -> Tensor:
     """Factors of mean 1 for whole channels of ``state [images, networks, channels, *positions]``."""
     shape = (state.shape[0], state.shape[2])
     draws = np.stack([m.masks.random(shape, dtype=np.float32) for m in members], axis=1)
@@ -170,7 +135,7 @@ def _dropout_mask(members: Sequence[_Member], state: Tensor) -> Tensor:
     return ((torch.from_numpy(draws) >= drop) / (1 - drop))[..., None, None]
 
 
-def _measure(stack: Stack, members: Sequence[_Member], data: Images) -> list[dict[str, object]]:
+def _measure(stack: Stack, members: Sequence[Member], data: Images) -> list[dict[str, object]]:
     right, loss = evaluate(stack, data, torch.stack([m.measured for m in members]))
     test_right, test_loss = evaluate(stack, data, data.test)
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TypeVar
 
 import torch
@@ -16,9 +17,14 @@ from graphnfn.stack import Stack
 Loss = Callable[[Stack, int], Tensor]
 """``(the first k networks, step) -> [k]``, each entry a function of its own network only."""
 
+Gradient = Callable[[Tensor, int], Tensor]
+"""``(theta of the first k networks, step) -> [k, columns]``, the gradients of their losses; overwritten afterwards."""
+
 T = TypeVar("T")
 
 _MAX_NORM = 10.0
+_ALIGNED = 16
+"""Numbers in 64 bytes."""
 
 
 def unflatten(spec: NetSpec, theta: Tensor) -> Stack:
@@ -39,9 +45,39 @@ def flatten(params: Sequence[dict[str, Tensor]]) -> Tensor:
     return torch.stack([torch.cat([value.flatten() for value in network.values()]) for network in params])
 
 
+def aligned(theta: Tensor) -> Tensor:
+    """A copy of ``theta [B, P]`` with columns of zeros behind it, so that every row begins at a multiple of 64 bytes.
+
+    Example:
+        >>> aligned(torch.ones(2, 17)).shape
+        torch.Size([2, 32])
+    """
+    count, columns = theta.shape
+    out = theta.new_zeros(count, -(-columns // _ALIGNED) * _ALIGNED)
+    out[:, :columns] = theta
+    return out
+
+
 def in_company(networks: Sequence[T]) -> list[T]:
-    """The networks; a single one twice, because one alone would take other kernels, with other rounding."""
+    """The networks; a single one twice, because one alone would take other kernels, with other rounding.
+
+    Example:
+        >>> in_company(range(5)), in_company(range(4, 5))
+        ([0, 1, 2, 3, 4], [4, 4])
+    """
     return list(networks) * (2 if len(networks) == 1 else 1)
+
+
+def pieces(count: int, most: int) -> list[range]:
+    """Numbers of the networks of every piece, of equal sizes as far as possible, ``most`` at most.
+
+    Example:
+        >>> pieces(10, 4)
+        [range(0, 4), range(4, 7), range(7, 10)]
+    """
+    number = -(-count // most)
+    cuts = [-(-i * count // number) for i in range(number + 1)]
+    return [range(start, end) for start, end in zip(cuts, cuts[1:], strict=False)]
 
 
 def train(spec: NetSpec, theta: Tensor, optimiser: StackedOptimiser, steps: Sequence[int], loss: Loss) -> Tensor:
@@ -60,14 +96,34 @@ def train(spec: NetSpec, theta: Tensor, optimiser: StackedOptimiser, steps: Sequ
     Returns:
         The trained rows.
     """
+    rows, columns = aligned(theta), theta.shape[1]
+
+    def gradient(seen: Tensor, step: int) -> Tensor:
+        part = seen[:, :columns].detach().requires_grad_()
+        with torch.enable_grad():
+            values = loss(unflatten(spec, part), step)
+            return aligned(torch.autograd.grad(values.sum(), part)[0])
+
+    descend(rows, optimiser, steps, gradient)
+    return rows[:, :columns]
+
+
+@torch.no_grad()
+def descend(theta: Tensor, optimiser: StackedOptimiser, steps: Sequence[int], gradient: Gradient) -> None:
+    """:func:`train` in place, with gradients from wherever they come.
+
+    Args:
+        theta: of :func:`aligned`, two rows at least, sorted by falling number of steps.
+        optimiser: made for these rows.
+        steps: per row.
+        gradient: called with the networks that still train (one more where a single one is left).
+    """
     assert len(theta) > 1, "see in_company"
-    theta = theta.clone()
-    for step in range(max(steps)):
-        active = sum(count > step for count in steps)
-        seen = theta[: max(active, 2)].requires_grad_()  # the last one keeps a companion, which stays as it is
-        values = loss(unflatten(spec, seen), step)
-        (grad,) = torch.autograd.grad(values.sum(), seen)
-        grad = grad[:active]
-        scale = (_MAX_NORM / grad.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
-        optimiser.step(theta.detach()[:active], grad * scale)
-    return theta.detach()
+    counts = [sum(count > step for count in steps) for step in range(max(steps))]
+    first = 0
+    for active, run in groupby(counts):
+        seen, trained = theta[: max(active, 2)], theta[:active]  # the last one keeps a companion, which stays as it is
+        for step in range(first, first := first + len(list(run))):
+            grad = gradient(seen, step)[:active]
+            norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+            optimiser.step(trained, grad.div_(norms.clamp_(min=_MAX_NORM).div_(_MAX_NORM)))

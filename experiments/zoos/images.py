@@ -56,6 +56,17 @@ class Images:
         mean, deviation = self._moments
         return ((self.images[rows] - mean) / deviation).unsqueeze(-3)
 
+    def fill(self, out: Tensor, rows: Tensor) -> None:
+        """:meth:`inputs` with the images last.
+
+        Args:
+            out: where they go, ``[k, 1, h, w, n]``.
+            rows: numbers of images, ``[k, n]``.
+        """
+        mean, deviation = self._moments
+        chosen = self.images.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        torch.sub(chosen.movedim(1, -1).unsqueeze(1), mean, out=out).div_(deviation)
+
 
 def _deviation(pixels: np.ndarray, mean: float) -> float:
     """Image by image: a copy of all pixels in double precision would be large."""

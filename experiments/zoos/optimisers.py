@@ -34,6 +34,8 @@ RULES = {
 """The settings of torch.optim's defaults, SGD with momentum 0.9."""
 
 _EPS = 1e-8
+_AHEAD = 50
+"""Steps whose corrections are worked out at once."""
 
 
 class StackedOptimiser:
@@ -58,32 +60,57 @@ class StackedOptimiser:
         unknown = [kind for kind in kinds if kind not in RULES]
         if unknown:
             raise ZooError(f"unknown optimiser {unknown[0]!r}; known: {', '.join(RULES)}")
-        self._rules, self._like = [RULES[kind] for kind in kinds], learning_rate
+        self._like = learning_rate
+        self._kinds = torch.tensor([list(RULES).index(kind) for kind in kinds])
         self._rate, self._decay = learning_rate[:, None], weight_decay[:, None]
-        self._keep = self._column([rule.keep for rule in self._rules])
-        self._gain = self._column([rule.gain for rule in self._rules])
-        self._second = self._column([rule.second for rule in self._rules])
-        self._adaptive = torch.tensor([[rule.adaptive] for rule in self._rules])
-        self._steps, self._first_moment, self._second_moment = 0, torch.empty(0), torch.empty(0)
+        self._decays = bool((weight_decay != 0).any())
+        rules = RULES.values()
+        self._keep, self._gain = self._column([r.keep for r in rules]), self._column([r.gain for r in rules])
+        self._second = self._column([r.second for r in rules])
+        self._new = self._column([1 - r.second for r in rules])
+        self._least = self._column([_EPS if r.adaptive else 1.0 for r in rules])
+        self._steps = 0
+        self._moments: tuple[Tensor, ...] = ()
+        self._rows: tuple[Tensor, ...] = ()
+        self._corrections: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def step(self, theta: Tensor, grad: Tensor) -> None:
-        """One step in place; after the first step ``theta`` may hold the first rows only."""
-        if self._steps == 0:
-            self._first_moment, self._second_moment = torch.zeros_like(theta), torch.zeros_like(theta)
-        self._steps += 1
-        rows = slice(len(theta))
-        keep, second = self._keep[rows], self._second[rows]
-        grad = grad + self._decay[rows] * theta
-        m, v = self._first_moment[rows], self._second_moment[rows]
-        m.mul_(keep).add_(self._gain[rows] * grad)
-        v.mul_(second).add_((1 - second) * grad * grad)
-        # Powers of Python numbers: a tensor's power is rounded differently at the end of a long tensor.
-        rules, n = self._rules[rows], self._steps
-        first_sum = self._column([1 - rule.keep**n if rule.corrected else 1.0 for rule in rules])
-        second_sum = self._column([1 - rule.second**n if rule.corrected else 1.0 for rule in rules])
-        size = torch.where(self._adaptive[rows], (v / second_sum).sqrt() + _EPS, 1.0)
-        theta.sub_(self._rate[rows] / first_sum * m / size)
+        """One step in place; after the first step ``theta`` may hold the first rows only.
 
-    def _column(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=self._like.dtype, device=self._like.device)[:, None]
+        Args:
+            theta: ``[k, P]``.
+            grad: of the same shape; it is overwritten, as every operation writes into memory that is there.
+        """
+        if not self._moments:
+            self._moments = torch.zeros_like(theta), torch.zeros_like(theta), torch.empty_like(theta)
+        if not self._rows or len(self._rows[0]) != len(theta) or not self._corrections:
+            columns = (self._decay, self._keep, self._gain, self._second, self._new, self._least)
+            self._rows = tuple(t[: len(theta)] for t in (*self._moments, *columns))
+            self._corrections = self._ahead(len(theta))
+        m, v, size, decay, keep, gain, second, new, least = self._rows
+        rate, adaptive = self._corrections.pop()
+        self._steps += 1
+        if self._decays:
+            grad.addcmul_(theta, decay)
+        m.mul_(keep).addcmul_(grad, gain)
+        v.mul_(second).addcmul_(torch.mul(grad, grad, out=size), new)
+        torch.sqrt(v, out=size).mul_(adaptive).add_(least)
+        theta.addcmul_(torch.div(m, size, out=size), rate)
+
+    def _ahead(self, rows: int) -> list[tuple[Tensor, Tensor]]:
+        """Of the next steps, the last one first: minus the rate over the first sum, 1 over the root of the second.
+
+        Powers of Python numbers: a tensor's power is rounded differently at the end of a long tensor.
+        """
+        found = []
+        for n in range(self._steps + _AHEAD, self._steps, -1):
+            first = [1 - r.keep**n if r.corrected else 1.0 for r in RULES.values()]
+            second = [(1 - r.second**n) ** -0.5 if r.corrected else float(r.adaptive) for r in RULES.values()]
+            found.append((-(self._rate / self._column(first))[:rows], self._column(second)[:rows]))
+        return found
+
+    def _column(self, by_rule: Sequence[float]) -> Tensor:
+        """A value per network from a value per rule."""
+        values = torch.tensor(by_rule, dtype=self._like.dtype, device=self._like.device)
+        return values[self._kinds][:, None]

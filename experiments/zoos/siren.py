@@ -14,13 +14,12 @@ from torch import Tensor
 from experiments.zoos.builder import Builder
 from experiments.zoos.chunks import Chunk
 from experiments.zoos.draws import network_generator, split_name
-from experiments.zoos.fleet import flatten, in_company, train, unflatten
+from experiments.zoos.fast_mlp import PlainMLPs, mlps_at_once
+from experiments.zoos.fleet import aligned, descend, flatten, in_company, pieces, unflatten
 from experiments.zoos.images import Images
 from experiments.zoos.optimisers import StackedOptimiser
 from graphnfn.chain import mlp_spec
-from graphnfn.functional import run
 from graphnfn.spec import NetSpec
-from graphnfn.stack import Stack
 
 _SIZES, _OMEGA = (2, 32, 32, 1), 30.0
 
@@ -68,32 +67,58 @@ class SirenZoo(Builder):
         order = np.random.default_rng(seed).permutation(len(images.images))
         turns = [(i // self.fits // len(order), i // self.fits % len(order), i % self.fits) for i in numbers]
         chosen = [int(order[place]) for _, place, _ in turns]
-        targets = torch.stack(in_company([images.images[image].flatten() * 2 - 1 for image in chosen]))
-
-        def loss(stack: Stack, _: int) -> Tensor:
-            return (run(stack, grid.expand(stack.size, -1, -1), per_network=True)[..., 0] - targets).square().mean(1)
-
-        initial = in_company([_initial(spec, network_generator(seed, i, "initial")) for i in numbers])
-        rates = torch.full((len(initial),), self.fit.learning_rate)
-        optimiser = StackedOptimiser(["adam"] * len(initial), rates, torch.zeros_like(rates))
-        theta = train(spec, flatten(initial), optimiser, [self.fit.steps] * len(initial), loss)
-        psnr = 10 * torch.log10(4 / loss(unflatten(spec, theta), self.fit.steps).double())
+        targets = torch.stack([images.images[image].flatten() * 2 - 1 for image in chosen])
+        initial = flatten([initial_siren(spec, seed, i) for i in numbers])
+        theta, errors = fit_squares(spec, initial, grid, targets, self.fit)
+        psnr = 10 * torch.log10(4 / errors.double())
         table = pd.DataFrame(
             {
                 "network": list(numbers),
                 "image": chosen,
                 "fit": [turn * self.fits + fit for turn, _, fit in turns],
                 "label": images.labels[chosen].tolist(),
-                "psnr": psnr[: len(chosen)].tolist(),
+                "psnr": psnr.tolist(),
                 "split": [split_name(seed, image) for image in chosen],
             }
         )
-        return Chunk([unflatten(spec, theta[: len(chosen)])], table)
+        return Chunk([unflatten(spec, theta)], table)
 
 
 DIGITS_SIREN = SirenZoo(data="digits", fit=SirenFit(steps=60))
 MNIST_SIREN = SirenZoo(data="mnist", fit=SirenFit(steps=300))
 FMNIST_SIREN = SirenZoo(data="fmnist", fit=SirenFit(steps=300))
+
+
+def fit_squares(spec: NetSpec, theta: Tensor, inputs: Tensor, targets: Tensor, fit: SirenFit) -> tuple[Tensor, Tensor]:
+    """Networks with one output that minimise the mean square of outputs - targets, by Adam on all samples.
+
+    As many at once as fit into a core's cache: they are trained to the end before the next ones.
+
+    Args:
+        spec: of :func:`experiments.zoos.fast_mlp.is_plain_mlp`.
+        theta: ``[B, P]``, where they begin.
+        inputs: ``[samples, inputs]``.
+        targets: ``[B, samples]``.
+        fit: steps and learning rate.
+
+    Returns:
+        The trained rows and their mean squares, ``[B]``.
+    """
+    trained, left = [], []
+    for piece in pieces(len(theta), mlps_at_once(spec, len(inputs))):
+        here = in_company(piece)
+        rows, goals = aligned(theta[here]), targets[here][:, None]
+        mlps, errors = PlainMLPs(spec, rows, inputs), torch.empty_like(goals)
+        rates = rows.new_full((len(here),), fit.learning_rate)
+        optimiser = StackedOptimiser(["adam"] * len(here), rates, torch.zeros_like(rates))
+
+        def gradient(_: Tensor, __: int, mlps=mlps, goals=goals, errors=errors) -> Tensor:
+            return mlps.gradient(torch.sub(mlps.outputs(), goals, out=errors).mul_(2 / len(inputs)))
+
+        descend(rows, optimiser, [fit.steps] * len(here), gradient)
+        trained.append(rows[: len(piece), : spec.num_params])
+        left.append((mlps.outputs() - goals).square().mean((1, 2))[: len(piece)])
+    return torch.cat(trained), torch.cat(left)
 
 
 def siren_spec() -> NetSpec:
@@ -107,9 +132,9 @@ def pixel_grid(side: int) -> Tensor:
     return torch.cartesian_prod(axis, axis)
 
 
-def _initial(spec: NetSpec, rng: np.random.Generator) -> dict[str, Tensor]:
+def initial_siren(spec: NetSpec, seed: int, network: int) -> dict[str, Tensor]:
     """Uniform weights (Sitzmann et al. 2020): bound 1 / fan_in, later layers (6 / fan_in)^(1/2) / omega."""
-    out = {}
+    out, rng = {}, network_generator(seed, network, "initial")
     fan_in = {block.dst: block.sizes[1] for block in spec.blocks}
     for i, block in enumerate(spec.blocks):
         bound = 1 / block.sizes[1] if i == 0 else (6 / block.sizes[1]) ** 0.5 / _OMEGA

@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 
 import baselines
 from baselines.errors import BaselineError
-from experiments.bench import curves, large, loading, roofline, scaling, subjects, suite
+from experiments.bench import curves, generation, large, loading, roofline, scaling, subjects, suite
 from experiments.bench.page import html, markdown, write
 from experiments.bench.subjects import SHAPES, ours
 from experiments.bench.timing import Spread, Times, interleaved, peak_bytes
 from experiments.cli import app
 from experiments.errors import ExperimentError
+from experiments.zoos.fleet import unflatten
+from experiments.zoos.siren import siren_spec
 from graphnfn.functional import run
 from graphnfn.graph import NeuralGraph
 from graphnfn.models import LAYERS
@@ -128,6 +130,7 @@ def result() -> dict:
         "published": curves.against_published(networks=2, rounds=1, only=["statnet", "dws_deepsets"]),
         "scaling": scaling.scaling((4, 8), width=4, rounds=1),
         "loading": loading.loading(networks=4, zoo_size=16, rounds=2),
+        "zoo": generation.generation(steps=2, alone=1, rounds=1, scale=0.02, setting=("fused", 1)),
         "large": [large.measure("encoder"), {"name": "other", "error": "exit code 1: no memory"}],
     }
     for row in small["models"]:
@@ -165,6 +168,27 @@ def test_tables_are_rectangular(result: dict) -> None:
 def test_a_large_network_leaves_its_time_and_memory(result: dict) -> None:
     row = result["large"]["found"][0]
     assert row["both"]["cpu_s"] > 0 and row["convert"]["peak_gb"] <= row["both"]["peak_gb"] < 24
+
+
+def test_both_ways_of_making_a_zoo_train_the_same_networks(result: dict) -> None:
+    """The same operations are counted by hand, and both ways learn."""
+    siren, _, cnn, _ = result["zoo"]["found"]
+    forward, first = 64 + 1024 + 32, 64  # no gradient for the inputs
+    assert siren["mflop"] == pytest.approx(2 * 64 * (3 * forward - first) / 1e6)
+    forward, first = 32 * (36 * 144 + 16 * 2304 + 4 * 2304 + 160), 32 * 36 * 144
+    assert cnn["mflop"] == pytest.approx(2 * (3 * forward - first) / 1e6)
+    assert all(row["bound"] > row["speedup"]["best"]["middle"] > 0 for row in (siren, cnn))
+    torch.manual_seed(0)
+    job = generation.siren_job(150, 8)
+    start, alone = (generation.train_alone(job, steps, {}) for steps in (1, 150))
+    theta = job.train(range(4))
+    _, loss = job.step()
+    assert alone < 0.2 * start and theta.shape == (4, 1185) and loss().item() > alone
+    for row in theta:
+        module, loss = job.step()
+        named = dict(zip(siren_spec().params, unflatten(siren_spec(), row[None]).unpack().values(), strict=True))
+        module.load_state_dict({f"{2 * int(k[7])}.{k[9:]}": v[0] for k, v in named.items()})
+        assert loss().item() < 0.2 * start
 
 
 def test_unknown_parts_are_refused() -> None:

@@ -1,0 +1,102 @@
+"""Train and run plain CNNs by :class:`~experiments.zoos.fast_cnn.PlainCNNs`, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.zoos.fast_cnn import PlainCNNs, cnns_at_once
+from experiments.zoos.fleet import aligned, descend, flatten, in_company, pieces
+from experiments.zoos.images import Images
+from experiments.zoos.members import Member, optimiser_of
+from graphnfn.spec import NetSpec
+from graphnfn.stack import Stack
+
+_EVALUATE_AT_ONCE = 64
+_MASKS_AHEAD = 8
+"""Steps whose dropout is drawn at once."""
+
+
+def train_plain(spec: NetSpec, fleet: Sequence[Member], data: Images) -> Tensor:
+    """Train some networks on the cross entropy of their images, with dropout behind the convolutions.
+
+    Args:
+        spec: of :func:`~experiments.zoos.fast_cnn.is_plain_cnn`.
+        fleet: the networks, sorted by falling number of steps.
+        data: the images.
+
+    Returns:
+        The trained networks, ``[B, P]``.
+    """
+    out = []
+    for piece in pieces(len(fleet), cnns_at_once(spec, fleet[0].images.shape[1])):
+        members = [fleet[i] for i in in_company(piece)]
+        theta = aligned(flatten([m.initial for m in members]))
+        descend(theta, optimiser_of(members), [m.plan.steps for m in members], _Gradient(spec, members, data))
+        out.append(theta[: len(piece), : spec.num_params])
+    return torch.cat(out)
+
+
+def plain_logits(stack: Stack, data: Images, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some images, ``[B, n]``, and the networks' logits for them, ``[B, n, classes]``, until all are done.
+
+    Args:
+        stack: of plain CNNs.
+        data: the images.
+        rows: numbers of images, ``[B, m]``.
+    """
+    theta = aligned(torch.cat([value.flatten(1) for value in stack.unpack().values()], 1))
+    here = [in_company(piece) for piece in pieces(stack.size, cnns_at_once(stack.spec, _EVALUATE_AT_ONCE))]
+    networks = [PlainCNNs(stack.spec, theta[piece], _EVALUATE_AT_ONCE) for piece in here]
+    for part in rows.split(_EVALUATE_AT_ONCE, dim=1):
+        full = torch.cat([part, part[:, -1:].expand(-1, _EVALUATE_AT_ONCE - part.shape[1])], 1)
+        logits = []
+        for piece, cnns in zip(here, networks, strict=True):
+            data.fill(cnns.inputs, full[piece])
+            logits.append(cnns.logits()[: len(set(piece)), :, : part.shape[1]].transpose(1, 2).clone())
+        yield part, torch.cat(logits)
+
+
+class _Gradient:
+    """Gradients of the cross entropy of some networks, step by step."""
+
+    def __init__(self, spec: NetSpec, members: Sequence[Member], data: Images) -> None:
+        self._spec, self._members, self._data = spec, members, data
+        steps = members[0].plan.steps
+        # who is done and mere company goes on with its last images
+        images = [torch.cat([m.images, m.images[-1:].expand(steps - len(m.images), -1)]) for m in members]
+        self._images = torch.stack(images, 1)
+        self._labels = data.labels[self._images].unsqueeze(2)
+        self._cnns: PlainCNNs | None = None
+        self._count = 0
+        self._masks: list[list[Tensor]] = []
+
+    def __call__(self, theta: Tensor, step: int) -> Tensor:
+        if self._cnns is None or len(theta) != self._count:
+            self._cnns, self._count, self._masks = (
+                PlainCNNs(self._spec, theta, self._images.shape[2]),
+                len(theta),
+                [[m[: len(theta)] for m in masks] for masks in self._masks],
+            )
+        self._data.fill(self._cnns.inputs, self._images[step, : self._count])
+        if not self._masks:
+            self._masks = _dropout(self._members[: self._count], self._spec, self._images.shape[2])
+        labels = self._labels[step, : self._count]
+        cotangent = torch.softmax(self._cnns.logits(self._masks.pop()), 1)
+        cotangent.scatter_add_(1, labels, cotangent.new_full((1, 1, 1), -1.0).expand_as(labels))
+        return self._cnns.gradient(cotangent.div_(labels.shape[2]))
+
+
+def _dropout(members: Sequence[Member], spec: NetSpec, images: int) -> list[list[Tensor]]:
+    """Of the next steps, the last one first: a factor of mean 1 per convolution, ``[k, channels, images]``."""
+    sizes = [g.size for g in spec.groups[1:-1]]
+    each = {m.plan.network: m.masks for m in members}  # one that is its own company draws once
+    drawn = {i: masks.random((_MASKS_AHEAD, images * sum(sizes)), dtype=np.float32) for i, masks in each.items()}
+    draws = torch.from_numpy(np.stack([drawn[m.plan.network] for m in members], 1))
+    drop = torch.tensor([m.plan.dropout for m in members])[:, None]
+    masks = ((draws >= drop) / (1 - drop)).split([images * n for n in sizes], 2)
+    masks = [m.unflatten(2, (images, n)).transpose(2, 3).contiguous() for m, n in zip(masks, sizes, strict=True)]
+    return [list(step) for step in zip(*(reversed(m.unbind()) for m in masks), strict=True)]
