@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from graphnfn.activations import Activation, Gauge
-from graphnfn.nn.parity import even_bias, turn_and_bias
+from graphnfn.activations import Gauge
+from graphnfn.nn.parity import Parts
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.wiring import Head, Level, Wiring, identity
 from graphnfn.spec import NODE_FIELDS, Block, NetSpec
@@ -29,7 +29,7 @@ class GroupFacts:
     signed: Tensor | bool
     periodic: Tensor | bool
     plain: bool
-    parts: tuple[tuple[Activation, bool, Tensor | None], ...]
+    parts: Parts
 
 
 @lru_cache(maxsize=256)
@@ -69,20 +69,6 @@ def one_answer(values: list[bool], device: torch.device) -> Tensor | bool:
     return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)[:, None]
 
 
-def typed_bias(parts: tuple, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``turn``, ``turned_bias`` and ``even_bias`` of neurons with one activation or several."""
-    if len(parts) == 1:
-        act, sign, _ = parts[0]
-        return *turn_and_bias(act, sign, bias), even_bias(act, sign, bias)
-    turn = turned = even = torch.zeros_like(bias)
-    for act, sign, rows in parts:
-        everywhere = torch.ones((), dtype=torch.bool, device=bias.device) if rows is None else rows
-        one, two = turn_and_bias(act, sign, bias)
-        turn, turned = torch.where(everywhere, one, turn), torch.where(everywhere, two, turned)
-        even = torch.where(everywhere, even_bias(act, sign, bias), even)
-    return turn, turned, even
-
-
 class BlockWiring(Wiring):
     """The wiring of a (canonical, effective) stack; see :mod:`graphnfn.nn.wiring`."""
 
@@ -94,22 +80,18 @@ class BlockWiring(Wiring):
             zip(self.spec.groups, group_facts(self.spec, stack.nodes.device), strict=True)
         ):
             values = stack.group(i)
-            bias = values[..., :1]
-            turn, turned, even = typed_bias(facts.parts, bias)
             self.levels.append(
                 Level(
                     role=group.role,
-                    bias=bias,
-                    even_bias=even,
-                    turn=None if facts.plain else turn,
-                    turned_bias=turned,
+                    bias=values[..., :1],
                     signed=facts.signed,
                     periodic=facts.periodic,
                     place=facts.place,
                     depth_in=facts.depth_in,
                     depth_out=facts.depth_out,
                     kind=facts.kind,
-                    parts=tuple((a, rows) for a, _, rows in facts.parts),
+                    parts=facts.parts,
+                    plain=facts.plain,
                     slope=values[..., _SLOPE : _SLOPE + 1] if values.shape[-1] > _SLOPE else None,
                 )
             )

@@ -13,11 +13,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from graphnfn.activations import Activation
+from graphnfn.nn.parity import Parts, even_biases, turns_and_biases
 from graphnfn.nn.taps import TapTable
 from graphnfn.spec import Block, Role
 
@@ -37,32 +38,46 @@ class Level:
     Args:
         role: input, hidden or output, the same for all of them.
         bias: canonical bias ``[..., 1]``.
-        even_bias: what of it is even ``[..., 1]``.
-        turn: conversion between in- and out-typed features ``[..., 1]``, see :mod:`graphnfn.nn.parity`;
-            None where it is 1 for all.
-        turned_bias: the bias as an out-typed feature ``[..., 1]``.
         signed: whether the neuron's sign is free ``[..., 1]``, or one answer for all.
         periodic: whether half turns act on the neuron ``[..., 1]``, or one answer for all.
         place: the neuron's place in its group ``[...]``.
         depth_in, depth_out: blocks from the inputs and to the outputs ``[...]``.
         kind: activation id ``[...]``.
-        parts: the activations, with the mask of the neurons that have it (None: all).
+        parts: the activations, whether their sign is free, and the mask of the neurons that have it (None: all).
+        plain: whether ``turn`` is 1 for all.
         slope: PReLU slopes ``[..., 1]``, where there are any.
     """
 
     role: Role
     bias: Tensor
-    even_bias: Tensor
-    turn: Tensor | None
-    turned_bias: Tensor
     signed: Tensor | bool
     periodic: Tensor | bool
     place: Tensor
     depth_in: Tensor
     depth_out: Tensor
     kind: Tensor
-    parts: tuple[tuple[Activation, Tensor | None], ...]
+    parts: Parts
+    plain: bool
     slope: Tensor | None
+
+    @cached_property
+    def even_bias(self) -> Tensor:
+        """What of the bias is even ``[..., 1]``."""
+        return even_biases(self.parts, self.bias)
+
+    @cached_property
+    def _turned(self) -> tuple[Tensor, Tensor]:
+        return turns_and_biases(self.parts, self.bias)
+
+    @property
+    def turn(self) -> Tensor | None:
+        """Conversion between in- and out-typed features ``[..., 1]``, see :mod:`graphnfn.nn.parity`; None: 1 for all."""
+        return None if self.plain else self._turned[0]
+
+    @property
+    def turned_bias(self) -> Tensor:
+        """The bias as an out-typed feature ``[..., 1]``."""
+        return self.bias if self.plain else self._turned[1]
 
     def even(self, values: Tensor) -> Tensor:
         """Values as even features: as they are where no sign is free, else their absolute value."""
@@ -74,12 +89,16 @@ class Level:
         """In-typed values as out-typed ones, and back."""
         return values if self.turn is None else values * self.turn
 
-    def activate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Every neuron's own activation at z, and its derivative there (rows that mix neurons: identity)."""
+    def activate(self, z: Tensor, slope: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Every neuron's own activation at z, and its derivative there (rows that mix neurons: identity).
+
+        ``slope`` takes the place of the level's own PReLU slopes, for z of some of its networks.
+        """
+        slope = self.slope if slope is None else slope
         value = derivative = None
-        for act, rows in self.parts:
+        for act, _, rows in self.parts:
             if act.rule.elementwise:
-                x, dx = act.value_and_slope(z, self.slope)
+                x, dx = act.value_and_slope(z, slope)
             else:
                 x, dx = z, torch.ones_like(z)
             value = x if value is None or rows is None else torch.where(rows, x, value)
