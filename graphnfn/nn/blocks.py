@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from graphnfn.activations import Gauge
+from graphnfn.nn.fused import Route, fused_sweep
 from graphnfn.nn.parity import Parts
 from graphnfn.nn.taps import TapTable
-from graphnfn.nn.wiring import Head, Level, Wiring, identity
+from graphnfn.nn.wiring import Head, Level, NativeCall, Wiring, identity
 from graphnfn.spec import NODE_FIELDS, Block, NetSpec
 from graphnfn.stack import Stack
 
@@ -110,6 +111,20 @@ class BlockWiring(Wiring):
             self._cache[key] = weight @ taps.mix(block) if block.taps else weight
         return self._cache[key]
 
+    def native(self, call: NativeCall) -> tuple[list[Tensor], list[Tensor]]:
+        slopes = any(v.slope is not None and v.slope.requires_grad for v in self.levels)
+        if slopes or torch.is_autocast_enabled(call.answer.weight.device.type) or torch.compiler.is_compiling():
+            return super().native(call)  # autocast chooses types operator by operator
+        gains: dict[int, Tensor] = {}
+        links, weights = [], []
+        for b, block in enumerate(self.spec.blocks):
+            gain = call.taps.gain(block)
+            gains[id(gain)] = gain
+            slot = list(gains).index(id(gain))
+            links.append((self.spec.position[block.src], self.spec.position[block.dst], slot))
+            weights.append(self._mixed(b, call.taps, identity).flatten(2))
+        return fused_sweep(Route(self.levels, links, self.networks), call, list(gains.values()), weights)
+
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
         total = None
         for b in self.spec.incoming[level]:
@@ -180,3 +195,9 @@ class BlockWiring(Wiring):
     def unbundle(self, edges: list[Tensor], nodes: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
         rows = [n.expand(self.networks, -1, -1)[..., 0] for n in nodes]
         return [(edges, torch.cat(rows, 1))]
+
+
+class LoopWiring(BlockWiring):
+    """The same with the reference loop in place of the fused sweep: what the latter is checked against."""
+
+    native = Wiring.native

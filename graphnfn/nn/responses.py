@@ -22,12 +22,14 @@ class Response(Protocol):
 
     Attributes:
         scale: omega; the sweep hands in ``omega z`` in place of z, which saves a pass.
+        keeps: whether something of z is kept beside x.
     """
 
     scale: float
+    keeps: bool
 
-    def value(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
-        """x, and what else is kept for later; z may be overwritten."""
+    def value(self, z: Tensor, x: Tensor, rows: slice) -> None:
+        """Writes sigma(z) to x and what is kept to z; both are one tensor where nothing is."""
         ...
 
     def slope_times(self, r: Tensor, x: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
@@ -48,13 +50,13 @@ class Response(Protocol):
 class Identity:
     """``x = z``: outputs, linear bottlenecks, and rows that mix neurons."""
 
-    scale = 1.0
+    scale, keeps = 1.0, False
 
-    def value(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
-        return z, None
+    def value(self, z: Tensor, x: Tensor, rows: slice) -> None:
+        pass
 
     def slope_times(self, r: Tensor, x: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
-        return r.clone()
+        return r.clone()  # the sweep scales it in place
 
     def meet(
         self, dy: Tensor, dr: Tensor, dx: Tensor, r: Tensor, x: Tensor, kept: Tensor | None, rows: slice
@@ -69,8 +71,8 @@ class Identity:
 class Relu(Identity):
     """``x = max(z, 0)``: the sign of x is that of the slope."""
 
-    def value(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
-        return z.relu_(), None
+    def value(self, z: Tensor, x: Tensor, rows: slice) -> None:
+        z.relu_()
 
     def slope_times(self, r: Tensor, x: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
         return aten.threshold_backward(r, x, 0)
@@ -88,8 +90,8 @@ class Relu(Identity):
 class Tanh(Identity):
     """``sigma' = 1 - x^2`` and ``sigma'' = -2 x sigma'``."""
 
-    def value(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
-        return z.tanh_(), None
+    def value(self, z: Tensor, x: Tensor, rows: slice) -> None:
+        z.tanh_()
 
     def slope_times(self, r: Tensor, x: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
         return aten.tanh_backward(r, x)
@@ -108,11 +110,18 @@ class Tanh(Identity):
 class Wave:
     """sin and cos of ``omega z``: the slope over omega is kept, and its own derivative is ``-x``."""
 
+    keeps = True
+
     def __init__(self, omega: float, *, cosine: bool) -> None:
         self.scale, self.cosine = omega, cosine
 
-    def value(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
-        return (torch.cos(z), z.sin_().neg_()) if self.cosine else (torch.sin(z), z.cos_())
+    def value(self, z: Tensor, x: Tensor, rows: slice) -> None:
+        if self.cosine:
+            torch.cos(z, out=x)
+            z.sin_().neg_()
+        else:
+            torch.sin(z, out=x)
+            z.cos_()
 
     def slope_times(self, r: Tensor, x: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
         assert kept is not None
@@ -134,7 +143,7 @@ class Wave:
 class General:
     """Any level, mixed ones included; z is kept, and derivatives come from autograd."""
 
-    scale = 1.0
+    scale, keeps = 1.0, True
 
     def __init__(self, level: Level) -> None:
         self.level = level
@@ -143,8 +152,8 @@ class General:
         slope = self.level.slope
         return self.level.activate(z, None if slope is None else slope[rows])
 
-    def value(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
-        return self._activate(z, rows)[0], z
+    def value(self, z: Tensor, x: Tensor, rows: slice) -> None:
+        x.copy_(self._activate(z, rows)[0])
 
     def slope_times(self, r: Tensor, x: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
         assert kept is not None

@@ -11,15 +11,16 @@ written once, against the interface, and both wirings give the same numbers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphnfn.nn.parity import Parts, even_biases, turns_and_biases
 from graphnfn.nn.taps import TapTable
+from graphnfn.nn.typed import soft_root
 from graphnfn.spec import Block, Role
 
 Head = Callable[[Tensor], Tensor]
@@ -71,7 +72,7 @@ class Level:
 
     @property
     def turn(self) -> Tensor | None:
-        """Conversion between in- and out-typed features ``[..., 1]``, see :mod:`graphnfn.nn.parity`; None: 1 for all."""
+        """Conversion between in- and out-typed features ``[..., 1]``, see :mod:`~graphnfn.nn.parity`; None: all 1."""
         return None if self.plain else self._turned[0]
 
     @property
@@ -105,6 +106,35 @@ class Level:
             derivative = dx if derivative is None or rows is None else torch.where(rows, dx, derivative)
         assert value is not None and derivative is not None
         return value, derivative
+
+
+@dataclass(frozen=True)
+class NativeCall:
+    """What a native sweep works with besides weights; lists run over levels.
+
+    Args:
+        even: even features, to which what the neurons see is added.
+        start: states x of the input levels.
+        end: by output level, states from which the way back begins, next to ``answer`` of the outputs.
+        answer: ``d -> d``.
+        taps: tap vectors.
+        bias_gain: factor ``[d]`` of the biases; periodic neurons keep theirs, since half turns act on it.
+        mix: by role, a, b, c of ``e + root(a |x| + b x y + c |y|)`` as ``[3, d]``.
+    """
+
+    even: list[Tensor]
+    start: dict[int, Tensor]
+    end: dict[int, Tensor]
+    answer: nn.Linear
+    taps: TapTable
+    bias_gain: Tensor
+    mix: Mapping[str, Tensor]
+
+    def beta(self, level: Level) -> Tensor | float:
+        """Factors of a level's biases, ``[d]`` or ``[..., d]``, or 1."""
+        if isinstance(level.periodic, bool):
+            return 1.0 if level.periodic else self.bias_gain
+        return torch.where(level.periodic, 1.0, self.bias_gain)
 
 
 class Wiring(ABC):
@@ -171,6 +201,32 @@ class Wiring(ABC):
     @abstractmethod
     def num_bundles(self) -> int:
         """How many bundles there are."""
+
+    def native(self, call: NativeCall) -> tuple[list[Tensor], list[Tensor]]:
+        """A native sweep, see :class:`~graphnfn.nn.native.NativeSweep`: even features and activations per level.
+
+        This is the reference loop; a wiring may have something faster that gives the same numbers.
+        """
+        xs: list[Tensor] = []
+        slopes: list[Tensor] = []
+        for i, level in enumerate(self.levels):
+            if level.role == "input":
+                x, slope = call.start[i], torch.ones_like(call.start[i])
+            else:
+                x, slope = level.activate(self.pull(i, xs, call.taps) + level.bias * call.beta(level))
+            xs.append(x)
+            slopes.append(slope)
+        ys: list[Tensor] = [torch.empty(0)] * len(xs)
+        even = list(call.even)
+        for i in reversed(range(len(xs))):
+            level, x = self.levels[i], xs[i]
+            returned = call.end[i] + call.answer(x) if level.role == "output" else self.push(i, ys, call.taps)
+            ys[i] = returned * slopes[i]
+            of_x, of_product, of_y = call.mix[level.role]
+            seen = torch.addcmul(x * returned * of_product, level.even(x), of_x)
+            # activations span decades, hence the root
+            even[i] = even[i] + soft_root(torch.addcmul(seen, level.even(returned), of_y))
+        return even, xs
 
     def lift(self, taps: TapTable) -> list[Tensor]:
         """Per bundle, ``sum_t w[t] tap[t]``: weights as typed edge features ``[..., d]``."""
