@@ -3,7 +3,7 @@
 The loop in :class:`~graphnfn.nn.wiring.Wiring` leaves to autograd some forty small elementwise operators a level, each
 a pass over memory with its own buffer. Here a level takes one GEMM and about four passes down, one GEMM and two
 passes up, and the backward pass is written by hand from activations, slopes and returned states. Networks go through
-in chunks that fit into a core's cache.
+in chunks that fit into a core's cache; on a CPU with a C compiler, one by one, see :mod:`graphnfn.nn.compiled`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from graphnfn.nn import compiled
 from graphnfn.nn.links import Link
 from graphnfn.nn.responses import response_of
 from graphnfn.nn.tape import Tape
@@ -62,7 +63,7 @@ def fused_sweep(
     for i, level in enumerate(route.levels):
         beta = call.beta(level)
         state = call.start[i].expand(route.networks, -1, -1).contiguous() if level.role == "input" else call.end.get(i)
-        even = call.even[i].expand(route.networks, -1, -1)
+        even = call.even[i].expand(route.networks, -1, -1).contiguous()
         tensors += [call.mix[level.role], None if isinstance(beta, float) else beta, level.bias, state, even]
     found = _Sweep.apply(route, len(gains), *tensors)
     xs, rest = [], iter(found[len(route.levels) :])
@@ -109,8 +110,12 @@ class _Sweep(torch.autograd.Function):
             made[3].append(given.offset.new_empty(shape))
             even.append(given.offset.new_empty(shape))
         tape = _tape(route, given, [False] * len(route.links), made)
-        for rows in route.rows(width):
-            tape.run(rows, even)
+        library = compiled.library_for(tape)
+        if library is not None:
+            library.run(tape, even)
+        else:
+            for rows in route.rows(width):
+                tape.run(rows, even)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*flat, *(t for tensors in made for t in tensors))
         ctx.route, ctx.gains = route, gains
@@ -129,8 +134,12 @@ class _Sweep(torch.autograd.Function):
         rest = iter(grads[count:])
         even_grads = list(grads[:count])
         x_grads = [None if level.role == "input" else next(rest) for level in route.levels]
-        for rows in route.rows(len(given.offset)):
-            tape.adjoint(rows, even_grads, x_grads)
+        library = compiled.library_for(tape)
+        if library is not None:
+            library.adjoint(tape, even_grads, x_grads)
+        else:
+            for rows in route.rows(len(given.offset)):
+                tape.adjoint(rows, even_grads, x_grads)
         gain_grads = [sum(link.gain_grad for link in tape.links if link.slot == slot) for slot in range(gains)]
         found: list[Any] = [tape.answer_grad, tape.offset_grad, *gain_grads, *(k.weight_grad for k in tape.links)]
         for i, level in enumerate(route.levels):

@@ -8,6 +8,7 @@ message; otherwise the states are spread out over the R sums first, so that the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,16 +33,29 @@ class Link:
     gain: Tensor
     learned: bool = False
 
-    def __post_init__(self) -> None:
-        batch, n_dst, columns = self.weight.shape
-        self.ranks = len(self.gain)
+    @property
+    def ranks(self) -> int:
+        """R."""
+        return len(self.gain)
+
+    @cached_property
+    def back(self) -> Tensor:
+        """The weights for the way back, ``[B, src, R * dst]``."""
         if self.ranks == 1:
-            self.back = self.weight.transpose(1, 2)
-        else:
-            parts = self.weight.view(batch, n_dst, columns // self.ranks, self.ranks)
-            self.back = parts.permute(0, 2, 3, 1).reshape(batch, -1, self.ranks * n_dst)
-        self.gain_grad = torch.zeros_like(self.gain)
-        self.weight_grad = torch.empty_like(self.weight) if self.learned else None
+            return self.weight.transpose(1, 2)
+        batch, n_dst, columns = self.weight.shape
+        parts = self.weight.view(batch, n_dst, columns // self.ranks, self.ranks)
+        return parts.permute(0, 2, 3, 1).reshape(batch, -1, self.ranks * n_dst)
+
+    @cached_property
+    def gain_grad(self) -> Tensor:
+        """Where the gradient of the gain is added up."""
+        return torch.zeros_like(self.gain)
+
+    @cached_property
+    def weight_grad(self) -> Tensor | None:
+        """Where the gradient of the weights goes, if anybody wants it."""
+        return torch.empty_like(self.weight) if self.learned else None
 
     def pull(self, total: Tensor, start: Tensor, x: Tensor, rows: slice, gain: Tensor) -> None:
         """Writes ``start + sum M (gain * x)`` to total, which may be start."""

@@ -1,0 +1,189 @@
+"""The sweep of ``sweep.c``, compiled when first used where there is a C compiler: small networks on a CPU.
+
+PyTorch's own operators cannot come below four or five times the price of running a small network: what a neuron sees
+takes ten passes over memory, and launching a hundred operators takes longer than the arithmetic. The compiled sweep
+goes through network by network, level by level, in the first cache. It is an accelerator only: without a compiler, on
+other devices, for other activations and for large blocks :class:`~graphnfn.nn.tape.Tape` gives the same numbers.
+Set ``GRAPHNFN_COMPILED=0`` to do without.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphnfn.nn.responses import Identity, Relu, Tanh, Wave
+
+if TYPE_CHECKING:
+    from graphnfn.nn.tape import Tape
+
+LARGEST = 1 << 15
+"""Weights of a block beyond which the GEMMs of a BLAS library are better than a loop in the first cache."""
+SOURCE = Path(__file__).with_name("sweep.c")
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+REALS = {torch.float32: "float", torch.float64: "double"}
+ROLES = {"input": 0, "hidden": 1, "output": 2}
+
+_Pointer, _Int = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Level(ctypes.Structure):
+    _fields_ = [
+        *((name, _Int) for name in ("n", "role", "act", "bars", "bias_stride", "bias_step", "ends_stride")),
+        ("scale", ctypes.c_double),
+        *((name, _Pointer) for name in ("bias", "beta", "mix", "ends", "even", "x", "kept", "back", "root", "out")),
+        *((name, _Pointer) for name in ("grad_out", "grad_x", "mix_grad", "beta_grad", "bias_grad", "state_grad")),
+    ]
+
+
+class _Link(ctypes.Structure):
+    _fields_ = [
+        *((name, _Int) for name in ("src", "dst", "ranks")),
+        *((name, _Pointer) for name in ("weight", "gain", "gain_grad", "weight_grad")),
+    ]
+
+
+class _Net(ctypes.Structure):
+    _fields_ = [
+        *((name, _Int) for name in ("width", "levels", "links")),
+        ("level", ctypes.POINTER(_Level)),
+        ("link", ctypes.POINTER(_Link)),
+        *((name, _Pointer) for name in ("answer", "answer_t", "offset", "answer_grad", "offset_grad")),
+    ]
+
+
+class Library:
+    """The two functions for one type of numbers."""
+
+    def __init__(self, path: Path) -> None:
+        loaded = ctypes.CDLL(str(path))
+        self._forward, self._adjoint = loaded.sweep_forward, loaded.sweep_adjoint
+        for function in (self._forward, self._adjoint):
+            function.argtypes = [ctypes.POINTER(_Net), _Int, _Int]
+
+    def run(self, tape: Tape, out: list[Tensor]) -> None:
+        """As :meth:`Tape.run` for all networks."""
+        net, alive = _describe(tape)
+        for level, one in zip(net.level[: net.levels], out, strict=True):
+            level.out = one.data_ptr()
+        self._call(self._forward, net, len(out[0]), alive)
+
+    def adjoint(self, tape: Tape, even_grads: list[Tensor | None], x_grads: list[Tensor | None]) -> None:
+        """As :meth:`Tape.adjoint` for all networks."""
+        net, alive = _describe(tape)
+        for i, level in enumerate(net.level[: net.levels]):
+            role = tape.levels[i].role
+            state = tape.start_grads[i] if role == "input" else None
+            if (ends := tape.ends[i]) is not None:
+                state = torch.zeros_like(ends)
+                tape.end_grads[i].append(state)
+            dense = [None if g is None else g.contiguous() for g in (even_grads[i], x_grads[i])]
+            alive += dense
+            level.grad_out, level.grad_x = _at(dense[0]), _at(dense[1])
+            level.mix_grad, level.beta_grad = _at(tape.mix_grads[i]), _at(tape.beta_grads[i])
+            level.bias_grad, level.state_grad = _at(tape.bias_grads[i]), _at(state)
+        for link, own in zip(net.link[: net.links], tape.links, strict=True):
+            link.gain_grad, link.weight_grad = _at(own.gain_grad), _at(own.weight_grad)
+        net.answer_grad, net.offset_grad = _at(tape.answer_grad), _at(tape.offset_grad)
+        self._call(self._adjoint, net, len(tape.x[0]), alive)
+
+    @staticmethod
+    def _call(function: Any, net: _Net, networks: int, alive: list[Any]) -> None:
+        if function(ctypes.byref(net), 0, networks):
+            raise MemoryError("no memory for the scratch space of a native sweep")
+        del alive  # until here the tensors behind the pointers had to stay
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _describe(tape: Tape) -> tuple[_Net, list[Any]]:
+    """The structures of ``sweep.c``, and what must live as long as they are used."""
+    levels, links = (_Level * len(tape.levels))(), (_Link * len(tape.links))()
+    alive: list[Any] = []
+    for i, (level, response) in enumerate(zip(tape.levels, tape.responses, strict=True)):
+        bias, ends, beta, mix = level.bias, tape.ends[i], tape.beta[i], tape.mix[i]
+        one = levels[i]
+        one.n, one.role, one.act, one.bars = bias.shape[1], ROLES[level.role], _code(response), level.signed is True
+        one.bias_stride, one.bias_step, one.scale = bias.stride(0), bias.stride(1), response.scale
+        if ends is not None:
+            ends = ends.contiguous()
+            one.ends_stride = 0 if len(ends) == 1 else ends[0].numel()
+        beta = None if beta is None else beta.contiguous()
+        one.bias, one.beta, one.mix, one.ends = bias.data_ptr(), _at(beta), mix.data_ptr(), _at(ends)
+        one.even, one.x, one.kept = tape.even[i].data_ptr(), tape.x[i].data_ptr(), _at(tape.kept[i])
+        one.back, one.root = tape.back[i].data_ptr(), tape.root[i].data_ptr()
+        alive += [ends, beta]
+    for one, link in zip(links, tape.links, strict=True):
+        weight, gain = link.weight.contiguous(), link.gain.contiguous()
+        one.src, one.dst, one.ranks, one.weight, one.gain = link.src, link.dst, link.ranks, _at(weight), _at(gain)
+        alive += [weight, gain]
+    answer, turned = tape.answer.contiguous(), tape.answer.T.contiguous()
+    alive += [answer, turned, levels, links]
+    net = _Net(len(tape.offset), len(levels), len(links), levels, links, _at(answer), _at(turned), _at(tape.offset))
+    return net, alive
+
+
+def _code(response: Any) -> int:
+    if isinstance(response, Wave):
+        return 4 if response.cosine else 3
+    return {Identity: 0, Relu: 1, Tanh: 2}[type(response)]
+
+
+def library_for(tape: Tape) -> Library | None:
+    """The library that can run a sweep, or None where :class:`Tape` has to."""
+    answer = tape.answer
+    if answer.device.type != "cpu" or answer.dtype not in REALS:
+        return None
+    if any(type(r) not in (Identity, Relu, Tanh, Wave) for r in tape.responses):
+        return None
+    if not all(isinstance(level.signed, bool) for level in tape.levels):
+        return None
+    if any(beta is not None and beta.dim() != 1 for beta in tape.beta):
+        return None
+    tensors = (*tape.x, *tape.even, *(link.weight for link in tape.links), *(level.bias for level in tape.levels))
+    if any(t.dtype != answer.dtype for t in tensors) or any(k.weight[0].numel() > LARGEST for k in tape.links):
+        return None
+    return library(answer.dtype)
+
+
+@lru_cache(maxsize=4)
+def library(dtype: torch.dtype) -> Library | None:
+    """The compiled sweep for a type of numbers; None where it is switched off or there is no working compiler."""
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if os.environ.get("GRAPHNFN_COMPILED") == "0" or compiler is None or platform.system() == "Windows":
+        return None
+    command = [compiler, *FLAGS, f"-DREAL={REALS[dtype]}", str(SOURCE)]
+    facts = Path("/proc/cpuinfo")
+    flags = next((x for x in facts.read_text().splitlines() if x.startswith("flags")), "") if facts.exists() else ""
+    key = hashlib.sha256("\n".join([*command, SOURCE.read_text(), platform.platform(), flags]).encode()).hexdigest()
+    for folder in (Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphnfn", None):
+        try:
+            place = Path(tempfile.mkdtemp(prefix="graphnfn-")) if folder is None else folder
+            return Library(_built(command, place / f"sweep-{key[:24]}.so"))
+        except (OSError, subprocess.SubprocessError):
+            continue  # a folder that cannot be written to, or a compiler that does not know the flags
+    return None
+
+
+def _built(command: list[str], path: Path) -> Path:
+    """The shared library; it appears whole or not at all, so that processes may race."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            fresh = Path(folder) / path.name
+            subprocess.run([*command, "-o", str(fresh), "-lm"], check=True, capture_output=True, timeout=120)
+            fresh.replace(path)
+    return path
