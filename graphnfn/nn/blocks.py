@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphnfn.activations import Gauge
-from graphnfn.nn.fused import Route, fused_sweep
+from graphnfn.nn.fused import Route, fused_sweep, sweep_links
 from graphnfn.nn.parity import Parts
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.wiring import Head, Level, NativeCall, Wiring, identity
@@ -77,23 +77,22 @@ class BlockWiring(Wiring):
         self.stack, self.spec, self.networks = stack, stack.spec, stack.size
         self._cache: dict[tuple[int, TapTable, Head], Tensor] = {}
         self.levels = []
-        for i, (group, facts) in enumerate(
-            zip(self.spec.groups, group_facts(self.spec, stack.nodes.device), strict=True)
-        ):
-            values = stack.group(i)
+        nodes, facts = stack.nodes, group_facts(self.spec, stack.nodes.device)
+        for i, (group, fact) in enumerate(zip(self.spec.groups, facts, strict=True)):
+            here = self.spec.span(i)
             self.levels.append(
                 Level(
                     role=group.role,
-                    bias=values[..., :1],
-                    signed=facts.signed,
-                    periodic=facts.periodic,
-                    place=facts.place,
-                    depth_in=facts.depth_in,
-                    depth_out=facts.depth_out,
-                    kind=facts.kind,
-                    parts=facts.parts,
-                    plain=facts.plain,
-                    slope=values[..., _SLOPE : _SLOPE + 1] if values.shape[-1] > _SLOPE else None,
+                    bias=nodes[:, here, :1],
+                    signed=fact.signed,
+                    periodic=fact.periodic,
+                    place=fact.place,
+                    depth_in=fact.depth_in,
+                    depth_out=fact.depth_out,
+                    kind=fact.kind,
+                    parts=fact.parts,
+                    plain=fact.plain,
+                    slope=nodes[:, here, _SLOPE : _SLOPE + 1] if nodes.shape[-1] > _SLOPE else None,
                 )
             )
 
@@ -115,15 +114,8 @@ class BlockWiring(Wiring):
         slopes = any(v.slope is not None and v.slope.requires_grad for v in self.levels)
         if slopes or torch.is_autocast_enabled(call.answer.weight.device.type) or torch.compiler.is_compiling():
             return super().native(call)  # autocast chooses types operator by operator
-        gains: dict[int, Tensor] = {}
-        links, weights = [], []
-        for b, block in enumerate(self.spec.blocks):
-            gain = call.taps.gain(block)
-            gains[id(gain)] = gain
-            slot = list(gains).index(id(gain))
-            links.append((self.spec.position[block.src], self.spec.position[block.dst], slot))
-            weights.append(self._mixed(b, call.taps, identity).flatten(2))
-        return fused_sweep(Route(self.levels, links, self.networks), call, list(gains.values()), weights)
+        weights = [self._mixed(b, call.taps, identity).flatten(2) for b in range(len(self.spec.blocks))]
+        return fused_sweep(Route(self.levels, sweep_links(self.spec), self.networks), call, weights)
 
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
         total = None

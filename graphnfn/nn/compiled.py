@@ -33,6 +33,7 @@ LARGEST = 1 << 15
 SOURCE = Path(__file__).with_name("sweep.c")
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 REALS = {torch.float32: "float", torch.float64: "double"}
+CODES: dict[type, int] = {Identity: 0, Relu: 1, Tanh: 2, Wave: 3}
 ROLES = {"input": 0, "hidden": 1, "output": 2}
 
 _Pointer, _Int = ctypes.c_void_p, ctypes.c_int64
@@ -75,26 +76,25 @@ class Library:
     def run(self, tape: Tape, out: list[Tensor]) -> None:
         """As :meth:`Tape.run` for all networks."""
         net, alive = _describe(tape)
-        for level, one in zip(net.level[: net.levels], out, strict=True):
-            level.out = one.data_ptr()
+        for i, one in enumerate(out):
+            net.level[i].out = one.data_ptr()
         self._call(self._forward, net, len(out[0]), alive)
 
     def adjoint(self, tape: Tape, even_grads: list[Tensor | None], x_grads: list[Tensor | None]) -> None:
         """As :meth:`Tape.adjoint` for all networks."""
         net, alive = _describe(tape)
-        for i, level in enumerate(net.level[: net.levels]):
-            role = tape.levels[i].role
-            state = tape.start_grads[i] if role == "input" else None
+        for i, own in enumerate(tape.levels):
+            level, state = net.level[i], tape.start_grads[i] if own.role == "input" else None
             if (ends := tape.ends[i]) is not None:
                 state = torch.zeros_like(ends)
                 tape.end_grads[i].append(state)
-            dense = [None if g is None else g.contiguous() for g in (even_grads[i], x_grads[i])]
-            alive += dense
-            level.grad_out, level.grad_x = _at(dense[0]), _at(dense[1])
+            even_grad, x_grad = _dense(even_grads[i]), _dense(x_grads[i])
+            alive += [even_grad, x_grad]
+            level.grad_out, level.grad_x, level.state_grad = _at(even_grad), _at(x_grad), _at(state)
             level.mix_grad, level.beta_grad = _at(tape.mix_grads[i]), _at(tape.beta_grads[i])
-            level.bias_grad, level.state_grad = _at(tape.bias_grads[i]), _at(state)
-        for link, own in zip(net.link[: net.links], tape.links, strict=True):
-            link.gain_grad, link.weight_grad = _at(own.gain_grad), _at(own.weight_grad)
+            level.bias_grad = _at(tape.bias_grads[i])
+        for k, own in enumerate(tape.links):
+            net.link[k].gain_grad, net.link[k].weight_grad = _at(own.gain_grad), _at(own.weight_grad)
         net.answer_grad, net.offset_grad = _at(tape.answer_grad), _at(tape.offset_grad)
         self._call(self._adjoint, net, len(tape.x[0]), alive)
 
@@ -109,37 +109,34 @@ def _at(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def _dense(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
 def _describe(tape: Tape) -> tuple[_Net, list[Any]]:
     """The structures of ``sweep.c``, and what must live as long as they are used."""
-    levels, links = (_Level * len(tape.levels))(), (_Link * len(tape.links))()
-    alive: list[Any] = []
+    levels, links, alive = [], [], []
     for i, (level, response) in enumerate(zip(tape.levels, tape.responses, strict=True)):
-        bias, ends, beta, mix = level.bias, tape.ends[i], tape.beta[i], tape.mix[i]
-        one = levels[i]
-        one.n, one.role, one.act, one.bars = bias.shape[1], ROLES[level.role], _code(response), level.signed is True
-        one.bias_stride, one.bias_step, one.scale = bias.stride(0), bias.stride(1), response.scale
-        if ends is not None:
-            ends = ends.contiguous()
-            one.ends_stride = 0 if len(ends) == 1 else ends[0].numel()
-        beta = None if beta is None else beta.contiguous()
-        one.bias, one.beta, one.mix, one.ends = bias.data_ptr(), _at(beta), mix.data_ptr(), _at(ends)
-        one.even, one.x, one.kept = tape.even[i].data_ptr(), tape.x[i].data_ptr(), _at(tape.kept[i])
-        one.back, one.root = tape.back[i].data_ptr(), tape.root[i].data_ptr()
+        bias, ends, beta = level.bias, _dense(tape.ends[i]), _dense(tape.beta[i])
+        steps = (*bias.stride()[:2], 0 if ends is None or len(ends) == 1 else ends.stride(0))
+        facts = (bias.shape[1], ROLES[level.role], _code(response), level.signed, *steps, response.scale)
+        read = (bias.data_ptr(), _at(beta), tape.mix[i].data_ptr(), _at(ends), tape.even[i].data_ptr())
+        made = (tape.x[i].data_ptr(), _at(tape.kept[i]), tape.back[i].data_ptr(), tape.root[i].data_ptr())
+        levels.append(_Level(*facts, *read, *made))
         alive += [ends, beta]
-    for one, link in zip(links, tape.links, strict=True):
+    for link in tape.links:
         weight, gain = link.weight.contiguous(), link.gain.contiguous()
-        one.src, one.dst, one.ranks, one.weight, one.gain = link.src, link.dst, link.ranks, _at(weight), _at(gain)
+        links.append(_Link(link.src, link.dst, len(gain), weight.data_ptr(), gain.data_ptr()))
         alive += [weight, gain]
     answer, turned = tape.answer.contiguous(), tape.answer.T.contiguous()
-    alive += [answer, turned, levels, links]
-    net = _Net(len(tape.offset), len(levels), len(links), levels, links, _at(answer), _at(turned), _at(tape.offset))
-    return net, alive
+    level_array, link_array = (_Level * len(levels))(*levels), (_Link * len(links))(*links)
+    alive += [answer, turned, level_array, link_array]
+    ends = (answer.data_ptr(), turned.data_ptr(), tape.offset.data_ptr())
+    return _Net(len(tape.offset), len(levels), len(links), level_array, link_array, *ends), alive
 
 
 def _code(response: Any) -> int:
-    if isinstance(response, Wave):
-        return 4 if response.cosine else 3
-    return {Identity: 0, Relu: 1, Tanh: 2}[type(response)]
+    return CODES[type(response)] + (isinstance(response, Wave) and response.cosine)
 
 
 def library_for(tape: Tape) -> Library | None:
@@ -147,15 +144,17 @@ def library_for(tape: Tape) -> Library | None:
     answer = tape.answer
     if answer.device.type != "cpu" or answer.dtype not in REALS:
         return None
-    if any(type(r) not in (Identity, Relu, Tanh, Wave) for r in tape.responses):
-        return None
-    if not all(isinstance(level.signed, bool) for level in tape.levels):
-        return None
-    if any(beta is not None and beta.dim() != 1 for beta in tape.beta):
-        return None
-    tensors = (*tape.x, *tape.even, *(link.weight for link in tape.links), *(level.bias for level in tape.levels))
-    if any(t.dtype != answer.dtype for t in tensors) or any(k.weight[0].numel() > LARGEST for k in tape.links):
-        return None
+    dtype = answer.dtype
+    for i, (level, response) in enumerate(zip(tape.levels, tape.responses, strict=True)):
+        beta = tape.beta[i]
+        if type(response) not in CODES or not isinstance(level.signed, bool) or (beta is not None and beta.dim() > 1):
+            return None
+        if level.bias.dtype != dtype or tape.x[i].dtype != dtype or tape.even[i].dtype != dtype:
+            return None
+    for link in tape.links:
+        weight = link.weight
+        if weight.dtype != dtype or weight.shape[1] * weight.shape[2] > LARGEST:
+            return None
     return library(answer.dtype)
 
 
@@ -165,7 +164,7 @@ def library(dtype: torch.dtype) -> Library | None:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if os.environ.get("GRAPHNFN_COMPILED") == "0" or compiler is None or platform.system() == "Windows":
         return None
-    command = [compiler, *FLAGS, f"-DREAL={REALS[dtype]}", str(SOURCE)]
+    command = [compiler, *FLAGS, f"-DREAL={REALS[dtype]}", *(["-DWIDE"] if dtype == torch.float64 else []), str(SOURCE)]
     facts = Path("/proc/cpuinfo")
     flags = next((x for x in facts.read_text().splitlines() if x.startswith("flags")), "") if facts.exists() else ""
     key = hashlib.sha256("\n".join([*command, SOURCE.read_text(), platform.platform(), flags]).encode()).hexdigest()

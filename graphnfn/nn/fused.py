@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from graphnfn.nn import compiled
 from graphnfn.nn.links import Link
 from graphnfn.nn.responses import response_of
 from graphnfn.nn.tape import Tape
+from graphnfn.nn.taps import gain_slot
 from graphnfn.nn.wiring import Level, NativeCall
+from graphnfn.spec import NetSpec
 
 CHUNK = 1 << 16
 """Numbers in the largest state of the networks that go through at a time (256 KiB in float32)."""
@@ -37,7 +40,7 @@ class Route:
     """
 
     levels: list[Level]
-    links: list[tuple[int, int, int]]
+    links: tuple[tuple[int, int, int], ...]
     networks: int
 
     def rows(self, width: int) -> list[slice]:
@@ -48,45 +51,55 @@ class Route:
         return [slice(i, min(i + step, self.networks)) for i in range(0, self.networks, step)]
 
 
-def fused_sweep(
-    route: Route, call: NativeCall, gains: list[Tensor], weights: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
+@lru_cache(maxsize=512)
+def sweep_links(spec: NetSpec) -> tuple[tuple[int, int, int], ...]:
+    """Per block of a spec, its levels and its gain, as :class:`Route` wants them."""
+    return tuple((spec.position[b.src], spec.position[b.dst], gain_slot(b)) for b in spec.blocks)
+
+
+def fused_sweep(route: Route, call: NativeCall, weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Even features and activations per level, as :meth:`Wiring.native` gives them.
 
     Args:
         route: levels and links.
         call: states, tables and vectors.
-        gains: distinct gain tensors ``[R, d]``.
         weights: per block, mixed weights ``[B, dst, src * R]``.
     """
-    tensors: list[Any] = [call.answer.weight, call.answer.bias, *gains, *weights]
+    tensors: list[Any] = [call.answer.weight, call.answer.bias, *call.taps.gains, *weights]
     for i, level in enumerate(route.levels):
         beta = call.beta(level)
-        state = call.start[i].expand(route.networks, -1, -1).contiguous() if level.role == "input" else call.end.get(i)
-        even = call.even[i].expand(route.networks, -1, -1).contiguous()
+        state = _all(call.start[i], route.networks) if level.role == "input" else call.end.get(i)
+        even = _all(call.even[i], route.networks)
         tensors += [call.mix[level.role], None if isinstance(beta, float) else beta, level.bias, state, even]
-    found = _Sweep.apply(route, len(gains), *tensors)
+    found = _Sweep.apply(route, torch.is_grad_enabled(), *tensors)
     xs, rest = [], iter(found[len(route.levels) :])
     for i, level in enumerate(route.levels):
         xs.append(call.start[i] if level.role == "input" else next(rest))
     return list(found[: len(route.levels)]), xs
 
 
+def _all(state: Tensor, networks: int) -> Tensor:
+    return (state if len(state) == networks else state.expand(networks, -1, -1)).contiguous()
+
+
+GAINS = 3
+
+
 class _Flat:
     """The tensors by name (or anything else about them, in the same order)."""
 
-    def __init__(self, route: Route, gains: int, flat: Any) -> None:
-        blocks = len(route.links)
+    def __init__(self, route: Route, flat: Any) -> None:
+        first = 2 + GAINS
+        last = first + len(route.links)
         self.answer, self.offset = flat[:2]
-        self.gains, self.weights = flat[2 : 2 + gains], flat[2 + gains : 2 + gains + blocks]
-        rest = flat[2 + gains + blocks :]
-        self.mix, self.beta, self.bias, self.state, self.even = (list(rest[k::5]) for k in range(5))
+        self.gains, self.weights = flat[2:first], flat[first:last]
+        self.mix, self.beta, self.bias, self.state, self.even = (flat[last + k :: 5] for k in range(5))
 
 
-def _tape(route: Route, given: _Flat, learned: list[bool], made: list[list[Any]]) -> Tape:
+def _tape(route: Route, given: _Flat, made: list[Any], wanted: Any = None) -> Tape:
     links = [
-        Link(src, dst, slot, weight, given.gains[slot], wanted)
-        for (src, dst, slot), weight, wanted in zip(route.links, given.weights, learned, strict=True)
+        Link(src, dst, slot, weight, given.gains[slot], bool(wanted and wanted[k]))
+        for k, ((src, dst, slot), weight) in enumerate(zip(route.links, given.weights, strict=True))
     ]
     ends = [s if level.role == "output" else None for s, level in zip(given.state, route.levels, strict=True)]
     responses = [response_of(level) for level in route.levels]
@@ -95,56 +108,76 @@ def _tape(route: Route, given: _Flat, learned: list[bool], made: list[list[Any]]
     )
 
 
+def _buffers(route: Route, given: _Flat) -> list[list[Any]]:
+    """Per level x, what is kept, returned states, roots and even features, in one piece of memory.
+
+    One allocation that comes and goes is kept by the C library for the next sweep; many are returned to the system,
+    and fetching them again can take longer than the sweep.
+    """
+    width, made = len(given.offset), [[], [], [], [], []]
+    wanted = []
+    for level in route.levels:
+        keeps = level.role != "input" and response_of(level).keeps
+        wanted.append((level.place.numel(), (level.role != "input", keeps, True, True, True)))
+    numbers = sum(n * sum(needs) for n, needs in wanted) * route.networks * width
+    pieces = given.offset.new_empty(numbers)
+    start = 0
+    for (n, needs), state in zip(wanted, given.state, strict=True):
+        shape = (route.networks, n, width)
+        steps = (n * width, width, 1)
+        for values, need in zip(made, needs, strict=True):
+            values.append(pieces.new_empty(0).set_(pieces.untyped_storage(), start, shape, steps) if need else None)
+            start += need * route.networks * n * width
+        if made[0][-1] is None:
+            made[0][-1] = state
+    return made
+
+
 class _Sweep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, route: Route, gains: int, *flat: Any) -> tuple[Tensor, ...]:
-        given = _Flat(route, gains, flat)
-        width, made = len(given.offset), [[] for _ in range(4)]
-        even = []
-        for level, state in zip(route.levels, given.state, strict=True):
-            shape = (route.networks, level.place.numel(), width)
-            keeps = response_of(level).keeps
-            made[0].append(state if level.role == "input" else given.offset.new_empty(shape))
-            made[1].append(given.offset.new_empty(shape) if keeps else None)
-            made[2].append(given.offset.new_empty(shape))
-            made[3].append(given.offset.new_empty(shape))
-            even.append(given.offset.new_empty(shape))
-        tape = _tape(route, given, [False] * len(route.links), made)
+    def forward(ctx: Any, route: Route, learning: bool, *flat: Any) -> tuple[Tensor, ...]:
+        given = _Flat(route, flat)
+        *made, even = _buffers(route, given)
+        tape = _tape(route, given, made)
         library = compiled.library_for(tape)
         if library is not None:
             library.run(tape, even)
         else:
-            for rows in route.rows(width):
+            for rows in route.rows(len(given.offset)):
                 tape.run(rows, even)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*flat, *(t for tensors in made for t in tensors))
-        ctx.route, ctx.gains = route, gains
+        if learning:
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*flat, *(t for tensors in made for t in tensors))
+            ctx.route, ctx.library = route, library
         # the inputs' own states may not be outputs, too; the caller has them
         return (*even, *(x for x, level in zip(made[0], route.levels, strict=True) if level.role != "input"))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        route, gains, count = ctx.route, ctx.gains, len(ctx.route.levels)
-        saved, size = ctx.saved_tensors, len(ctx.needs_input_grad) - 2
-        given, needed = _Flat(route, gains, saved[:size]), _Flat(route, gains, ctx.needs_input_grad[2:])
-        made = [list(saved[size + k * count : size + (k + 1) * count]) for k in range(4)]
-        tape = _tape(route, given, list(needed.weights), made)
-        tape.expect_grads(needed.bias)
+        route, count = ctx.route, len(ctx.route.levels)
+        needed = ctx.needs_input_grad[2:]
+        saved, size, wants = ctx.saved_tensors, len(needed), _Flat(route, needed)
+        given = _Flat(route, saved[:size])
+        made = [saved[size + k * count : size + (k + 1) * count] for k in range(4)]
+        tape = _tape(route, given, made, wants.weights)
+        tape.expect_grads(wants.bias)
         rest = iter(grads[count:])
         even_grads = list(grads[:count])
         x_grads = [None if level.role == "input" else next(rest) for level in route.levels]
-        library = compiled.library_for(tape)
-        if library is not None:
-            library.adjoint(tape, even_grads, x_grads)
+        if ctx.library is not None:
+            ctx.library.adjoint(tape, even_grads, x_grads)
         else:
             for rows in route.rows(len(given.offset)):
                 tape.adjoint(rows, even_grads, x_grads)
-        gain_grads = [sum(link.gain_grad for link in tape.links if link.slot == slot) for slot in range(gains)]
-        found: list[Any] = [tape.answer_grad, tape.offset_grad, *gain_grads, *(k.weight_grad for k in tape.links)]
+        gains: list[Tensor | None] = [None] * GAINS
+        for link in tape.links:
+            before = gains[link.slot]
+            gains[link.slot] = link.gain_grad if before is None else before + link.gain_grad
+        found: list[Any] = [tape.answer_grad, tape.offset_grad, *gains, *(k.weight_grad for k in tape.links)]
         for i, level in enumerate(route.levels):
-            state = (
-                tape.start_grads[i] if level.role == "input" else tape.end_grad(i) if level.role == "output" else None
-            )
+            state = None
+            if level.role != "hidden":
+                state = tape.start_grads[i] if level.role == "input" else tape.end_grad(i)
             found += [tape.mix_grads[i], tape.beta_grads[i], tape.bias_grads[i], state, even_grads[i]]
-        return (None, None, *(g if n else None for g, n in zip(found, ctx.needs_input_grad[2:], strict=True)))
+        return (None, None, *(g if n else None for g, n in zip(found, needed, strict=True)))

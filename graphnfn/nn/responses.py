@@ -7,11 +7,13 @@ alone; any other goes through autograd, level by level, with the same numbers as
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from graphnfn.activations import Activation
 from graphnfn.nn.wiring import Level
 
 aten = torch.ops.aten
@@ -189,12 +191,17 @@ def response_of(level: Level) -> Response:
         ['Identity', 'Relu', 'General', 'Identity']
     """
     if level.role == "input":
-        return Identity()
-    if len(level.parts) > 1:
-        return General(level)
-    act = level.parts[0][0]
+        return IDENTITY
+    return (_known(level.parts[0][0]) if len(level.parts) == 1 else None) or General(level)
+
+
+IDENTITY = Identity()
+
+
+@lru_cache(maxsize=256)
+def _known(act: Activation) -> Response | None:
     if not act.rule.elementwise or act.name == "identity":
-        return Identity()
+        return IDENTITY
     if act.name in ("sin", "cos"):
         return Wave(act.parameter, cosine=act.name == "cos")
-    return Relu() if act.name == "relu" else Tanh() if act.name == "tanh" else General(level)
+    return Relu() if act.name == "relu" else Tanh() if act.name == "tanh" else None

@@ -139,49 +139,56 @@ static void tanh_of(int64_t count, REAL *restrict z) {
     }
 }
 
-static REAL root_of(REAL t) { return (REAL)1 / (sizeof(REAL) == 8 ? (REAL)sqrt(t) : (REAL)sqrtf((float)t)); }
-static REAL size_of(REAL t) { return t < 0 ? -t : t; }
-static REAL sign_of(REAL t) { return (REAL)(t > 0) - (REAL)(t < 0); }
+static inline REAL root_of(REAL t) {
+#ifdef WIDE
+    return 1.0 / sqrt(1.0 + fabs(t));
+#else
+    return 1.0f / sqrtf(1.0f + fabsf(t));
+#endif
+}
+static inline REAL size_of(REAL t) { return t < 0 ? -t : t; }
+static inline REAL sign_of(REAL t) { return t > 0 ? (REAL)1 : t < 0 ? (REAL)-1 : (REAL)0; }
 
-/* out = even + t r with t = a |x| + b x y + c |y| and r = 1 / sqrt(1 + |t|) */
-static void see(const Level *v, int64_t b, int64_t d) {
-    const REAL *restrict A = v->mix, *restrict B = v->mix + d, *restrict C = v->mix + 2 * d;
-    for (int64_t i = b * v->n; i < (b + 1) * v->n; i++) {
-        const REAL *restrict x = v->x + i * d, *restrict y = v->back + i * d, *restrict e = v->even + i * d;
-        REAL *restrict r = v->root + i * d, *restrict out = v->out + i * d;
-        if (v->bars)
-            for (int64_t k = 0; k < d; k++) {
-                REAL t = A[k] * size_of(x[k]) + B[k] * x[k] * y[k] + C[k] * size_of(y[k]);
-                r[k] = root_of(1 + size_of(t));
-                out[k] = e[k] + t * r[k];
-            }
-        else
-            for (int64_t k = 0; k < d; k++) {
-                REAL t = (A[k] + B[k] * y[k]) * x[k] + C[k] * y[k];
-                r[k] = root_of(1 + size_of(t));
-                out[k] = e[k] + t * r[k];
-            }
+/* one neuron: out = even + t r with t = a |x| + b x y + c |y| and r = 1 / sqrt(1 + |t|) */
+static inline void see_one(int bars, int64_t d, const REAL *restrict mix, const REAL *restrict x, const REAL *restrict y,
+                           const REAL *restrict even, REAL *restrict r, REAL *restrict out) {
+    for (int64_t k = 0; k < d; k++) {
+        REAL p = bars ? size_of(x[k]) : x[k], q = bars ? size_of(y[k]) : y[k];
+        REAL t = mix[k] * p + mix[d + k] * (x[k] * y[k]) + mix[2 * d + k] * q;
+        r[k] = root_of(t);
+        out[k] = even[k] + t * r[k];
     }
 }
 
-/* cotangents dx, dy of x, y, and those of a, b, c on top */
+static void see(const Level *v, int64_t b, int64_t d) {
+    for (int64_t i = b * v->n * d; i < (b + 1) * v->n * d; i += d) {
+        const REAL *x = v->x + i, *y = v->back + i, *even = v->even + i;
+        if (v->bars) see_one(1, d, v->mix, x, y, even, v->root + i, v->out + i);
+        else see_one(0, d, v->mix, x, y, even, v->root + i, v->out + i);
+    }
+}
+
+/* one neuron: cotangents dx, dy of x, y, and those of a, b, c on top */
+static inline void see_adjoint_one(int bars, int64_t d, const REAL *restrict mix, const REAL *restrict x,
+                                   const REAL *restrict y, const REAL *restrict r, const REAL *restrict grad,
+                                   REAL *restrict dx, REAL *restrict dy, REAL *restrict sums) {
+    for (int64_t k = 0; k < d; k++) {
+        REAL g = (REAL)0.5 * grad[k] * r[k] * (1 + r[k] * r[k]), gy = g * y[k];
+        REAL p = bars ? g * sign_of(x[k]) : g, q = bars ? g * sign_of(y[k]) : g;
+        dx[k] = mix[k] * p + mix[d + k] * gy;
+        dy[k] = mix[d + k] * g * x[k] + mix[2 * d + k] * q;
+        sums[k] += p * x[k];
+        sums[d + k] += gy * x[k];
+        sums[2 * d + k] += q * y[k];
+    }
+}
+
 static void see_adjoint(const Level *v, int64_t b, int64_t d, REAL *dx, REAL *dy) {
-    const REAL *restrict A = v->mix, *restrict B = v->mix + d, *restrict C = v->mix + 2 * d;
-    REAL *restrict da = v->mix_grad, *restrict db = v->mix_grad + d, *restrict dc = v->mix_grad + 2 * d;
     for (int64_t i = 0; i < v->n; i++) {
         int64_t at = (b * v->n + i) * d;
-        const REAL *restrict x = v->x + at, *restrict y = v->back + at, *restrict r = v->root + at;
-        const REAL *restrict grad = v->grad_out + at;
-        REAL *restrict p = dx + i * d, *restrict q = dy + i * d;
-        for (int64_t k = 0; k < d; k++) {
-            REAL g = (REAL)0.5 * grad[k] * r[k] * (1 + r[k] * r[k]);
-            REAL ex = v->bars ? g * sign_of(x[k]) : g, ey = v->bars ? g * sign_of(y[k]) : g, gy = g * y[k];
-            p[k] = A[k] * ex + B[k] * gy;
-            q[k] = B[k] * g * x[k] + C[k] * ey;
-            da[k] += ex * x[k];
-            db[k] += gy * x[k];
-            dc[k] += ey * y[k];
-        }
+        const REAL *x = v->x + at, *y = v->back + at, *r = v->root + at, *grad = v->grad_out + at;
+        if (v->bars) see_adjoint_one(1, d, v->mix, x, y, r, grad, dx + i * d, dy + i * d, v->mix_grad);
+        else see_adjoint_one(0, d, v->mix, x, y, r, grad, dx + i * d, dy + i * d, v->mix_grad);
     }
 }
 

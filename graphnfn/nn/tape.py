@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,9 +45,15 @@ class Tape:
     back: list[Tensor]
     root: list[Tensor]
 
-    def __post_init__(self) -> None:
-        self.incoming = [[k for k in self.links if k.dst == i] for i in range(len(self.levels))]
-        self.scaled = {id(k): k.gain * self.responses[k.dst].scale for k in self.links}
+    @cached_property
+    def incoming(self) -> list[list[Link]]:
+        """Per level, the links that lead to it."""
+        return [[k for k in self.links if k.dst == i] for i in range(len(self.levels))]
+
+    @cached_property
+    def scaled(self) -> dict[int, Tensor]:
+        """By the id of a link, its gain times omega of the level that it leads to."""
+        return {id(k): k.gain * self.responses[k.dst].scale for k in self.links}
 
     def expect_grads(self, biases: list[bool]) -> None:
         """Make room for the cotangents; those of biases only where they are wanted."""

@@ -7,7 +7,7 @@ import torch
 
 from graphnfn import testing
 from graphnfn.chain import mlp_spec, small_cnn_spec
-from graphnfn.nn import fused
+from graphnfn.nn import compiled, fused
 from graphnfn.nn.blocks import BlockWiring, LoopWiring
 from graphnfn.nn.native import NativeSweep
 from graphnfn.nn.state import State
@@ -58,10 +58,22 @@ def assert_alike(found, expected):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11 * max(1.0, float(b.detach().abs().max())))
 
 
+KERNELS = {"compiled": None, "whole": 1 << 16, "in chunks": 30}
+"""Compiled where that is possible, else PyTorch's operators on so many numbers at a time."""
+
+
+def choose(kernel, monkeypatch):
+    if KERNELS[kernel]:
+        monkeypatch.setattr(fused, "CHUNK", KERNELS[kernel])
+        monkeypatch.setattr(compiled, "library_for", lambda tape: None)
+    elif compiled.library(torch.float64) is None:
+        pytest.skip("no C compiler")
+
+
 @pytest.mark.parametrize("name", specs())
-@pytest.mark.parametrize("chunk", [1 << 16, 30])
-def test_same_numbers_and_gradients_as_the_loop(name, chunk, monkeypatch):
-    monkeypatch.setattr(fused, "CHUNK", chunk)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_same_numbers_and_gradients_as_the_loop(name, kernel, monkeypatch):
+    choose(kernel, monkeypatch)
     sweep, stack, even = problem(specs()[name])
     if "slope" not in {p.field for p in stack.spec.node_params}:
         stack = stack.apply(lambda t: t.requires_grad_())
@@ -72,14 +84,17 @@ def test_the_comparison_sees_a_small_error(monkeypatch):
     """Negative control: one link that loses a thousandth of its messages on the way back."""
     sweep, stack, even = problem(specs()["siren"])
     expected = results(sweep, LoopWiring(stack), even)
+    choose("whole", monkeypatch)
     true = fused.Link.push_adjoint
     monkeypatch.setattr(fused.Link, "push_adjoint", lambda self, *a: true(self, *a) * 0.999)
     with pytest.raises(AssertionError):
         assert_alike(results(sweep, BlockWiring(stack), even), expected)
 
 
+@pytest.mark.parametrize("kernel", ["compiled", "whole"])
 @pytest.mark.parametrize("name", ["siren", "cnn", "tanh", "gelu"])
-def test_gradients_by_finite_differences(name):
+def test_gradients_by_finite_differences(name, kernel, monkeypatch):
+    choose(kernel, monkeypatch)
     sweep, stack, even = problem(specs()[name], networks=2)
     parameters = list(sweep.parameters())
 
