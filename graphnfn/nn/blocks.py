@@ -114,8 +114,9 @@ class BlockWiring(Wiring):
         slopes = any(v.slope is not None and v.slope.requires_grad for v in self.levels)
         if slopes or torch.is_autocast_enabled(call.answer.weight.device.type) or torch.compiler.is_compiling():
             return super().native(call)  # autocast chooses types operator by operator
-        weights = [self._mixed(b, call.taps, identity).flatten(2) for b in range(len(self.spec.blocks))]
-        return fused_sweep(Route(self.levels, sweep_links(self.spec), self.networks), call, weights)
+        mixes = [call.taps.mix(block) if block.taps else None for block in self.spec.blocks]
+        route = Route(self.levels, sweep_links(self.spec), self.networks)
+        return fused_sweep(route, call, self.stack.blocks, mixes)
 
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
         total = None

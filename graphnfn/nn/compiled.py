@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from graphnfn.nn.responses import Identity, Relu, Tanh, Wave
+from graphnfn.nn.responses import Identity, Relu, Tanh, Wave, response_of
+from graphnfn.nn.wiring import Level
 
 if TYPE_CHECKING:
     from graphnfn.nn.tape import Tape
@@ -41,7 +43,7 @@ _Pointer, _Int = ctypes.c_void_p, ctypes.c_int64
 
 class _Level(ctypes.Structure):
     _fields_ = [
-        *((name, _Int) for name in ("n", "role", "act", "bars", "bias_stride", "bias_step", "ends_stride")),
+        *((name, _Int) for name in ("n", "role", "act", "bars", "bias_stride", "bias_step", "ends_stride", "hold")),
         ("scale", ctypes.c_double),
         *((name, _Pointer) for name in ("bias", "beta", "mix", "ends", "even", "x", "kept", "back", "root", "out")),
         *((name, _Pointer) for name in ("grad_out", "grad_x", "mix_grad", "beta_grad", "bias_grad", "state_grad")),
@@ -50,8 +52,8 @@ class _Level(ctypes.Structure):
 
 class _Link(ctypes.Structure):
     _fields_ = [
-        *((name, _Int) for name in ("src", "dst", "ranks")),
-        *((name, _Pointer) for name in ("weight", "gain", "gain_grad", "weight_grad")),
+        *((name, _Int) for name in ("src", "dst", "taps", "ranks")),
+        *((name, _Pointer) for name in ("weight", "mix", "gain", "gain_grad", "mix_grad", "weight_grad")),
     ]
 
 
@@ -78,7 +80,7 @@ class Library:
         net, alive = _describe(tape)
         for i, one in enumerate(out):
             net.level[i].out = one.data_ptr()
-        self._call(self._forward, net, len(out[0]), alive)
+        self._call(self._forward, net, out[0].shape[0], alive)
 
     def adjoint(self, tape: Tape, even_grads: list[Tensor | None], x_grads: list[Tensor | None]) -> None:
         """As :meth:`Tape.adjoint` for all networks."""
@@ -94,9 +96,13 @@ class Library:
             level.mix_grad, level.beta_grad = _at(tape.mix_grads[i]), _at(tape.beta_grads[i])
             level.bias_grad = _at(tape.bias_grads[i])
         for k, own in enumerate(tape.links):
-            net.link[k].gain_grad, net.link[k].weight_grad = _at(own.gain_grad), _at(own.weight_grad)
+            raw, mix = own.learned
+            own.raw_grad = torch.empty_like(own.raw, memory_format=torch.contiguous_format) if raw else None
+            own.mix_grad = torch.zeros_like(own.mix) if mix and own.mix is not None else None
+            link = net.link[k]
+            link.gain_grad, link.mix_grad, link.weight_grad = _at(own.gain_grad), _at(own.mix_grad), _at(own.raw_grad)
         net.answer_grad, net.offset_grad = _at(tape.answer_grad), _at(tape.offset_grad)
-        self._call(self._adjoint, net, len(tape.x[0]), alive)
+        self._call(self._adjoint, net, tape.x[0].shape[0], alive)
 
     @staticmethod
     def _call(function: Any, net: _Net, networks: int, alive: list[Any]) -> None:
@@ -118,44 +124,51 @@ def _describe(tape: Tape) -> tuple[_Net, list[Any]]:
     levels, links, alive = [], [], []
     for i, (level, response) in enumerate(zip(tape.levels, tape.responses, strict=True)):
         bias, ends, beta = level.bias, _dense(tape.ends[i]), _dense(tape.beta[i])
-        steps = (*bias.stride()[:2], 0 if ends is None or len(ends) == 1 else ends.stride(0))
+        back = tape.back[i]
+        steps = (*bias.stride()[:2], 0 if ends is None or ends.shape[0] == 1 else ends.stride(0))
+        steps += (0 if back.shape[0] == 1 else back.stride(0),)
         facts = (bias.shape[1], ROLES[level.role], _code(response), level.signed, *steps, response.scale)
         read = (bias.data_ptr(), _at(beta), tape.mix[i].data_ptr(), _at(ends), tape.even[i].data_ptr())
-        made = (tape.x[i].data_ptr(), _at(tape.kept[i]), tape.back[i].data_ptr(), tape.root[i].data_ptr())
+        made = (tape.x[i].data_ptr(), _at(tape.kept[i]), back.data_ptr(), tape.root[i].data_ptr())
         levels.append(_Level(*facts, *read, *made))
         alive += [ends, beta]
     for link in tape.links:
-        weight, gain = link.weight.contiguous(), link.gain.contiguous()
-        links.append(_Link(link.src, link.dst, len(gain), weight.data_ptr(), gain.data_ptr()))
-        alive += [weight, gain]
+        raw, mix, gain = link.raw.contiguous(), _dense(link.mix), link.gain.contiguous()
+        at = (raw.data_ptr(), _at(mix), gain.data_ptr())
+        links.append(_Link(link.src, link.dst, raw.shape[3], gain.shape[0], *at))
+        alive += [raw, mix, gain]
     answer, turned = tape.answer.contiguous(), tape.answer.T.contiguous()
     level_array, link_array = (_Level * len(levels))(*levels), (_Link * len(links))(*links)
     alive += [answer, turned, level_array, link_array]
     ends = (answer.data_ptr(), turned.data_ptr(), tape.offset.data_ptr())
-    return _Net(len(tape.offset), len(levels), len(links), level_array, link_array, *ends), alive
+    return _Net(tape.offset.shape[0], len(levels), len(links), level_array, link_array, *ends), alive
 
 
 def _code(response: Any) -> int:
     return CODES[type(response)] + (isinstance(response, Wave) and response.cosine)
 
 
-def library_for(tape: Tape) -> Library | None:
-    """The library that can run a sweep, or None where :class:`Tape` has to."""
-    answer = tape.answer
-    if answer.device.type != "cpu" or answer.dtype not in REALS:
+def library_for(levels: Sequence[Level], given: Any) -> Library | None:
+    """The library that can run a sweep, or None where :class:`Tape` has to.
+
+    Args:
+        levels: of the sweep.
+        given: its tensors, with ``answer``, ``beta``, ``state``, ``even`` and ``weights``.
+    """
+    dtype = given.answer.dtype
+    if given.answer.device.type != "cpu" or dtype not in REALS:
         return None
-    dtype = answer.dtype
-    for i, (level, response) in enumerate(zip(tape.levels, tape.responses, strict=True)):
-        beta = tape.beta[i]
-        if type(response) not in CODES or not isinstance(level.signed, bool) or (beta is not None and beta.dim() > 1):
+    for level, beta, state, even in zip(levels, given.beta, given.state, given.even, strict=True):
+        if type(response_of(level)) not in CODES or not isinstance(level.signed, bool):
             return None
-        if level.bias.dtype != dtype or tape.x[i].dtype != dtype or tape.even[i].dtype != dtype:
+        if (beta is not None and beta.dim() > 1) or {level.bias.dtype, even.dtype} != {dtype}:
             return None
-    for link in tape.links:
-        weight = link.weight
-        if weight.dtype != dtype or weight.shape[1] * weight.shape[2] > LARGEST:
+        if state is not None and state.dtype != dtype:
             return None
-    return library(answer.dtype)
+    for weight in given.weights:
+        if weight.dtype != dtype or weight.shape[1] * weight.shape[2] * weight.shape[3] > LARGEST:
+            return None
+    return library(dtype)
 
 
 @lru_cache(maxsize=4)
@@ -164,7 +177,15 @@ def library(dtype: torch.dtype) -> Library | None:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if os.environ.get("GRAPHNFN_COMPILED") == "0" or compiler is None or platform.system() == "Windows":
         return None
-    command = [compiler, *FLAGS, f"-DREAL={REALS[dtype]}", *(["-DWIDE"] if dtype == torch.float64 else []), str(SOURCE)]
+    wide = ["-mprefer-vector-width=512"] if platform.machine().lower() in ("x86_64", "amd64") else []
+    command = [
+        compiler,
+        *FLAGS,
+        *wide,
+        f"-DREAL={REALS[dtype]}",
+        *(["-DWIDE"] if dtype == torch.float64 else []),
+        str(SOURCE),
+    ]
     facts = Path("/proc/cpuinfo")
     flags = next((x for x in facts.read_text().splitlines() if x.startswith("flags")), "") if facts.exists() else ""
     key = hashlib.sha256("\n".join([*command, SOURCE.read_text(), platform.platform(), flags]).encode()).hexdigest()

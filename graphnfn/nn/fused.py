@@ -9,6 +9,7 @@ in chunks that fit into a core's cache; on a CPU with a C compiler, one by one, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -45,7 +46,7 @@ class Route:
 
     def rows(self, width: int) -> list[slice]:
         """The networks in runs that go through one after another."""
-        widest = max(level.place.numel() for level in self.levels)
+        widest = max(level.place.shape[0] for level in self.levels)
         runs = max(1, min(self.networks, round(self.networks * widest * width / CHUNK)))
         step = math.ceil(self.networks / runs)
         return [slice(i, min(i + step, self.networks)) for i in range(0, self.networks, step)]
@@ -57,15 +58,18 @@ def sweep_links(spec: NetSpec) -> tuple[tuple[int, int, int], ...]:
     return tuple((spec.position[b.src], spec.position[b.dst], gain_slot(b)) for b in spec.blocks)
 
 
-def fused_sweep(route: Route, call: NativeCall, weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def fused_sweep(
+    route: Route, call: NativeCall, weights: Sequence[Tensor], mixes: Sequence[Tensor | None]
+) -> tuple[list[Tensor], list[Tensor]]:
     """Even features and activations per level, as :meth:`Wiring.native` gives them.
 
     Args:
         route: levels and links.
         call: states, tables and vectors.
-        weights: per block, mixed weights ``[B, dst, src * R]``.
+        weights: per block ``[B, dst, src, taps]``.
+        mixes: per block ``[taps, R]``, None for one tap.
     """
-    tensors: list[Any] = [call.answer.weight, call.answer.bias, *call.taps.gains, *weights]
+    tensors: list[Any] = [call.answer.weight, call.answer.bias, *call.taps.gains, *weights, *mixes]
     for i, level in enumerate(route.levels):
         beta = call.beta(level)
         state = _all(call.start[i], route.networks) if level.role == "input" else call.end.get(i)
@@ -79,7 +83,7 @@ def fused_sweep(route: Route, call: NativeCall, weights: list[Tensor]) -> tuple[
 
 
 def _all(state: Tensor, networks: int) -> Tensor:
-    return (state if len(state) == networks else state.expand(networks, -1, -1)).contiguous()
+    return (state if state.shape[0] == networks else state.expand(networks, -1, -1)).contiguous()
 
 
 GAINS = 3
@@ -90,17 +94,17 @@ class _Flat:
 
     def __init__(self, route: Route, flat: Any) -> None:
         first = 2 + GAINS
-        last = first + len(route.links)
-        self.answer, self.offset = flat[:2]
-        self.gains, self.weights = flat[2:first], flat[first:last]
+        middle, last = first + len(route.links), first + 2 * len(route.links)
+        self.answer, self.offset, self.gains = flat[0], flat[1], flat[2:first]
+        self.weights, self.mixes = flat[first:middle], flat[middle:last]
         self.mix, self.beta, self.bias, self.state, self.even = (flat[last + k :: 5] for k in range(5))
 
 
-def _tape(route: Route, given: _Flat, made: list[Any], wanted: Any = None) -> Tape:
-    links = [
-        Link(src, dst, slot, weight, given.gains[slot], bool(wanted and wanted[k]))
-        for k, ((src, dst, slot), weight) in enumerate(zip(route.links, given.weights, strict=True))
-    ]
+def _tape(route: Route, given: _Flat, made: Sequence[Any], wanted: _Flat | None = None) -> Tape:
+    links = []
+    for k, (src, dst, slot) in enumerate(route.links):
+        learned = (False, False) if wanted is None else (wanted.weights[k], wanted.mixes[k])
+        links.append(Link(src, dst, slot, given.weights[k], given.mixes[k], given.gains[slot], learned))
     ends = [s if level.role == "output" else None for s, level in zip(given.state, route.levels, strict=True)]
     responses = [response_of(level) for level in route.levels]
     return Tape(
@@ -108,26 +112,25 @@ def _tape(route: Route, given: _Flat, made: list[Any], wanted: Any = None) -> Ta
     )
 
 
-def _buffers(route: Route, given: _Flat) -> list[list[Any]]:
+def _buffers(route: Route, given: _Flat, held: int) -> list[list[Any]]:
     """Per level x, what is kept, returned states, roots and even features, in one piece of memory.
 
-    One allocation that comes and goes is kept by the C library for the next sweep; many are returned to the system,
+    What the backward pass alone needs is for ``held`` networks. One allocation that comes and goes is kept by the C library for the next sweep; many are returned to the system,
     and fetching them again can take longer than the sweep.
     """
-    width, made = len(given.offset), [[], [], [], [], []]
+    width, made = given.offset.shape[0], [[], [], [], [], []]
     wanted = []
     for level in route.levels:
-        keeps = level.role != "input" and response_of(level).keeps
-        wanted.append((level.place.numel(), (level.role != "input", keeps, True, True, True)))
-    numbers = sum(n * sum(needs) for n, needs in wanted) * route.networks * width
-    pieces = given.offset.new_empty(numbers)
-    start = 0
-    for (n, needs), state in zip(wanted, given.state, strict=True):
-        shape = (route.networks, n, width)
-        steps = (n * width, width, 1)
-        for values, need in zip(made, needs, strict=True):
-            values.append(pieces.new_empty(0).set_(pieces.untyped_storage(), start, shape, steps) if need else None)
-            start += need * route.networks * n * width
+        hidden = level.role != "input"
+        rows = (hidden * route.networks, hidden * response_of(level).keeps * held, held, held, route.networks)
+        wanted.append((level.place.shape[0], rows))
+    pieces = given.offset.new_empty(sum(n * sum(rows) for n, rows in wanted) * width)
+    memory, start = pieces.untyped_storage(), 0
+    for (n, rows), state in zip(wanted, given.state, strict=True):
+        for values, count in zip(made, rows, strict=True):
+            shape, steps = (count, n, width), (n * width, width, 1)
+            values.append(pieces.new_empty(0).set_(memory, start, shape, steps) if count else None)
+            start += count * n * width
         if made[0][-1] is None:
             made[0][-1] = state
     return made
@@ -137,13 +140,14 @@ class _Sweep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, route: Route, learning: bool, *flat: Any) -> tuple[Tensor, ...]:
         given = _Flat(route, flat)
-        *made, even = _buffers(route, given)
+        library = compiled.library_for(route.levels, given)
+        # the compiled sweep needs what it holds for one network only, unless a backward pass is to come
+        *made, even = _buffers(route, given, route.networks if learning or library is None else 1)
         tape = _tape(route, given, made)
-        library = compiled.library_for(tape)
         if library is not None:
             library.run(tape, even)
         else:
-            for rows in route.rows(len(given.offset)):
+            for rows in route.rows(given.offset.shape[0]):
                 tape.run(rows, even)
         if learning:
             ctx.set_materialize_grads(False)
@@ -160,7 +164,7 @@ class _Sweep(torch.autograd.Function):
         saved, size, wants = ctx.saved_tensors, len(needed), _Flat(route, needed)
         given = _Flat(route, saved[:size])
         made = [saved[size + k * count : size + (k + 1) * count] for k in range(4)]
-        tape = _tape(route, given, made, wants.weights)
+        tape = _tape(route, given, made, wants)
         tape.expect_grads(wants.bias)
         rest = iter(grads[count:])
         even_grads = list(grads[:count])
@@ -168,13 +172,16 @@ class _Sweep(torch.autograd.Function):
         if ctx.library is not None:
             ctx.library.adjoint(tape, even_grads, x_grads)
         else:
-            for rows in route.rows(len(given.offset)):
+            for rows in route.rows(given.offset.shape[0]):
                 tape.adjoint(rows, even_grads, x_grads)
+            for link in tape.links:
+                link.unmix()
         gains: list[Tensor | None] = [None] * GAINS
         for link in tape.links:
             before = gains[link.slot]
             gains[link.slot] = link.gain_grad if before is None else before + link.gain_grad
-        found: list[Any] = [tape.answer_grad, tape.offset_grad, *gains, *(k.weight_grad for k in tape.links)]
+        found: list[Any] = [tape.answer_grad, tape.offset_grad, *gains, *(k.raw_grad for k in tape.links)]
+        found += [k.mix_grad for k in tape.links]
         for i, level in enumerate(route.levels):
             state = None
             if level.role != "hidden":

@@ -1,6 +1,6 @@
 """Messages along one block as batched GEMMs, and their adjoints: what the fused sweep is made of.
 
-A link holds mixed weights ``M [B, dst, src * R]`` (R sums over the taps) and gains ``g [R, d]``. It pulls
+A link mixes the taps of weights into R sums ``M [B, dst, src * R]`` and has gains ``g [R, d]``. It pulls
 ``z_i += sum_jr M_ijr g_r * x_j`` and pushes ``r_j += sum_ir M_ijr g_r * y_i``. With R = 1 the gain goes over the
 message; otherwise the states are spread out over the R sums first, so that the sum over r is part of the GEMM.
 """
@@ -21,22 +21,29 @@ class Link:
     Args:
         src, dst: levels.
         slot: which gain tensor it uses.
-        weight: ``[B, dst, src * R]``.
+        raw: weights ``[B, dst, src, taps]``.
+        mix: ``[taps, R]``, None for one tap.
         gain: ``[R, d]``.
-        learned: whether somebody wants the gradient of the weights.
+        learned: whether somebody wants the gradient of the raw weights, and of the mix.
     """
 
     src: int
     dst: int
     slot: int
-    weight: Tensor
+    raw: Tensor
+    mix: Tensor | None
     gain: Tensor
-    learned: bool = False
+    learned: tuple[bool, bool] = (False, False)
 
     @property
     def ranks(self) -> int:
         """R."""
-        return len(self.gain)
+        return self.gain.shape[0]
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """Mixed weights ``[B, dst, src * R]``."""
+        return (self.raw if self.mix is None else self.raw @ self.mix).flatten(2)
 
     @cached_property
     def back(self) -> Tensor:
@@ -54,8 +61,21 @@ class Link:
 
     @cached_property
     def weight_grad(self) -> Tensor | None:
-        """Where the gradient of the weights goes, if anybody wants it."""
-        return torch.empty_like(self.weight) if self.learned else None
+        """Where the gradient of the mixed weights goes, if anybody wants it."""
+        return torch.empty_like(self.weight) if any(self.learned) else None
+
+    def unmix(self) -> None:
+        """From the gradient of the mixed weights to those of the raw ones and of the mix."""
+        if self.weight_grad is None:
+            return
+        whole = self.weight_grad.view(*self.raw.shape[:3], self.ranks)
+        if self.learned[0]:
+            self.raw_grad = whole if self.mix is None else whole @ self.mix.T
+        if self.learned[1]:
+            self.mix_grad = self.raw.flatten(0, 2).T @ whole.flatten(0, 2)
+
+    raw_grad: Tensor | None = None
+    mix_grad: Tensor | None = None
 
     def pull(self, total: Tensor, start: Tensor, x: Tensor, rows: slice, gain: Tensor) -> None:
         """Writes ``start + sum M (gain * x)`` to total, which may be start."""

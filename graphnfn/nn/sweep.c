@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define LANES ((int64_t)(64 / sizeof(REAL)))
-#define ROWS 4
 
 typedef REAL vec __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
 
@@ -17,7 +16,7 @@ enum { INPUT, HIDDEN, OUTPUT };
 enum { IDENTITY, RELU, TANH, SIN, COS };
 
 typedef struct {
-    int64_t n, role, act, bars, bias_stride, bias_step, ends_stride;
+    int64_t n, role, act, bars, bias_stride, bias_step, ends_stride, hold;
     double scale;
     const REAL *bias, *beta, *mix, *ends, *even;
     REAL *x, *kept, *back, *root, *out;
@@ -25,10 +24,11 @@ typedef struct {
     REAL *mix_grad, *beta_grad, *bias_grad, *state_grad;
 } Level;
 
+/* weights are [dst, src, taps] per network; mix is [taps, ranks], or null where there is one tap */
 typedef struct {
-    int64_t src, dst, ranks;
-    const REAL *weight, *gain;
-    REAL *gain_grad, *weight_grad;
+    int64_t src, dst, taps, ranks;
+    const REAL *weight, *mix, *gain;
+    REAL *gain_grad, *mix_grad, *weight_grad;
 } Link;
 
 typedef struct {
@@ -39,50 +39,57 @@ typedef struct {
     REAL *answer_grad, *offset_grad;
 } Net;
 
-/* out[i] += sum_j a[i * row + j * col] x[j] for n rows and m terms of d numbers */
-static void gemm(int64_t n, int64_t m, const REAL *a, int64_t row, int64_t col, const REAL *x, REAL *out, int64_t d) {
+/* out[i] = sum_j a[i * row + j * col] x[j], on top of what is there unless fresh; R rows and H vectors at a time */
+#define TILE(R, H)                                                                                            \
+    do {                                                                                                      \
+        vec s[R][H];                                                                                          \
+        for (int r = 0; r < R; r++)                                                                           \
+            for (int h = 0; h < H; h++)                                                                       \
+                s[r][h] = fresh ? (vec){0} : *(const vec *)(out + (i + r) * d + k + h * LANES);               \
+        const REAL *w = a + i * row, *p = x + k;                                                              \
+        for (int64_t j = 0; j < m; j++, w += col, p += d)                                                     \
+            for (int h = 0; h < H; h++) {                                                                     \
+                vec q = *(const vec *)(p + h * LANES);                                                        \
+                for (int r = 0; r < R; r++) s[r][h] += w[r * row] * q;                                        \
+            }                                                                                                 \
+        for (int r = 0; r < R; r++)                                                                           \
+            for (int h = 0; h < H; h++) *(vec *)(out + (i + r) * d + k + h * LANES) = s[r][h];                \
+    } while (0)
+
+static void gemm(int fresh, int64_t n, int64_t m, const REAL *a, int64_t row, int64_t col, const REAL *x, REAL *out,
+                 int64_t d) {
     int64_t k = 0;
     for (; k + 2 * LANES <= d; k += 2 * LANES) {
         int64_t i = 0;
-        for (; i + ROWS <= n; i += ROWS) {
-            vec s[ROWS][2];
-            for (int r = 0; r < ROWS; r++)
-                for (int h = 0; h < 2; h++) s[r][h] = *(const vec *)(out + (i + r) * d + k + h * LANES);
-            const REAL *w = a + i * row;
-            for (int64_t j = 0; j < m; j++) {
-                vec p = *(const vec *)(x + j * d + k), q = *(const vec *)(x + j * d + k + LANES);
-                for (int r = 0; r < ROWS; r++) {
-                    REAL f = w[r * row + j * col];
-                    s[r][0] += f * p;
-                    s[r][1] += f * q;
-                }
-            }
-            for (int r = 0; r < ROWS; r++)
-                for (int h = 0; h < 2; h++) *(vec *)(out + (i + r) * d + k + h * LANES) = s[r][h];
-        }
-        for (; i < n; i++) {
-            vec s = *(const vec *)(out + i * d + k), t = *(const vec *)(out + i * d + k + LANES);
-            for (int64_t j = 0; j < m; j++) {
-                REAL f = a[i * row + j * col];
-                s += f * *(const vec *)(x + j * d + k);
-                t += f * *(const vec *)(x + j * d + k + LANES);
-            }
-            *(vec *)(out + i * d + k) = s;
-            *(vec *)(out + i * d + k + LANES) = t;
-        }
+        for (; i + 4 <= n; i += 4) TILE(4, 2);
+        for (; i < n; i++) TILE(1, 2);
     }
-    for (; k + LANES <= d; k += LANES)
-        for (int64_t i = 0; i < n; i++) {
-            vec s = *(const vec *)(out + i * d + k);
-            for (int64_t j = 0; j < m; j++) s += a[i * row + j * col] * *(const vec *)(x + j * d + k);
-            *(vec *)(out + i * d + k) = s;
+    for (; k + LANES <= d; k += LANES) {
+        int64_t i = 0;
+        for (; i + 8 <= n; i += 8) TILE(8, 1);
+        for (; i < n; i++) TILE(1, 1);
+    }
+    for (int64_t i = 0; i < n && k < d; i++)
+        for (int64_t c = k; c < d; c++) {
+            REAL sum = fresh ? 0 : out[i * d + c];
+            for (int64_t j = 0; j < m; j++) sum += a[i * row + j * col] * x[j * d + c];
+            out[i * d + c] = sum;
         }
-    if (k < d)
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t j = 0; j < m; j++) {
-                REAL f = a[i * row + j * col];
-                for (int64_t c = k; c < d; c++) out[i * d + c] += f * x[j * d + c];
-            }
+}
+
+static REAL dot(int64_t d, const REAL *a, const REAL *b) {
+    vec s = {0};
+    REAL sum = 0;
+    int64_t k = 0;
+    for (; k + LANES <= d; k += LANES) s += *(const vec *)(a + k) * *(const vec *)(b + k);
+    for (int64_t h = 0; h < LANES; h++) sum += s[h];
+    for (; k < d; k++) sum += a[k] * b[k];
+    return sum;
+}
+
+static void transpose(int64_t n, int64_t d, const REAL *restrict x, REAL *restrict out) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < d; k++) out[k * n + i] = x[i * d + k];
 }
 
 /* sin and cos of z; z becomes the slope (of sin or cos), x the value */
@@ -161,10 +168,11 @@ static inline void see_one(int bars, int64_t d, const REAL *restrict mix, const 
 }
 
 static void see(const Level *v, int64_t b, int64_t d) {
-    for (int64_t i = b * v->n * d; i < (b + 1) * v->n * d; i += d) {
-        const REAL *x = v->x + i, *y = v->back + i, *even = v->even + i;
-        if (v->bars) see_one(1, d, v->mix, x, y, even, v->root + i, v->out + i);
-        else see_one(0, d, v->mix, x, y, even, v->root + i, v->out + i);
+    const REAL *x = v->x + b * v->n * d, *y = v->back + b * v->hold, *even = v->even + b * v->n * d;
+    REAL *root = v->root + b * v->hold, *out = v->out + b * v->n * d;
+    for (int64_t i = 0; i < v->n * d; i += d) {
+        if (v->bars) see_one(1, d, v->mix, x + i, y + i, even + i, root + i, out + i);
+        else see_one(0, d, v->mix, x + i, y + i, even + i, root + i, out + i);
     }
 }
 
@@ -195,33 +203,49 @@ static void see_adjoint(const Level *v, int64_t b, int64_t d, REAL *dx, REAL *dy
 /* y = slope * back */
 static void slope_times(const Level *v, int64_t b, int64_t d, REAL *restrict y) {
     int64_t count = v->n * d;
-    const REAL *restrict r = v->back + b * count, *restrict x = v->x + b * count;
-    const REAL *restrict kept = v->kept ? v->kept + b * count : 0;
+    const REAL *restrict r = v->back + b * v->hold, *restrict x = v->x + b * count;
+    const REAL *restrict kept = v->kept ? v->kept + b * v->hold : 0;
     if (v->act == IDENTITY) memcpy(y, r, count * sizeof(REAL));
     else if (v->act == RELU) for (int64_t k = 0; k < count; k++) y[k] = x[k] > 0 ? r[k] : 0;
     else if (v->act == TANH) for (int64_t k = 0; k < count; k++) y[k] = r[k] * (1 - x[k] * x[k]);
     else for (int64_t k = 0; k < count; k++) y[k] = r[k] * kept[k];
 }
 
-static void scale_rows(int64_t n, int64_t d, const REAL *restrict x, const REAL *restrict gain, REAL scale, REAL *restrict out) {
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < d; k++) out[i * d + k] = x[i * d + k] * (gain[k] * scale);
+/* out = scale gain x */
+static void scale_rows(int64_t n, int64_t d, const REAL *restrict x, const REAL *restrict gain, REAL scale,
+                       REAL *restrict out) {
+    for (int64_t i = 0; i < n * d; i += d)
+        for (int64_t k = 0; k < d; k++) out[i + k] = x[i + k] * (gain[k] * scale);
 }
 
-/* total += scale gain u, and sum += scale u * x where sum is wanted */
-static void gather(int64_t n, int64_t d, const REAL *restrict u, const REAL *restrict gain, REAL scale, REAL *restrict total,
-                   const REAL *restrict x, REAL *restrict sum) {
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t k = 0; k < d; k++) total[i * d + k] += scale * gain[k] * u[i * d + k];
-        if (sum)
-            for (int64_t k = 0; k < d; k++) sum[k] += scale * u[i * d + k] * x[i * d + k];
-    }
+/* total += scale gain u, and sum += scale u * x over rows */
+static void gather(int64_t n, int64_t d, const REAL *restrict u, const REAL *restrict gain, REAL scale,
+                   REAL *restrict total, const REAL *restrict x, REAL *restrict sum) {
+    for (int64_t i = 0; i < n * d; i += d)
+        for (int64_t k = 0; k < d; k++) {
+            REAL one = scale * u[i + k];
+            total[i + k] += gain[k] * one;
+            sum[k] += one * x[i + k];
+        }
 }
 
-static void down(const Net *net, int64_t i, int64_t b, REAL *u) {
+static int64_t edges(const Net *net, const Link *link) { return net->level[link->dst].n * net->level[link->src].n; }
+
+/* weights whose taps are mixed, [ranks, dst, src]; work holds taps * dst * src numbers */
+static const REAL *mixed(const Net *net, const Link *link, int64_t b, REAL *work, REAL *out) {
+    int64_t count = edges(net, link);
+    const REAL *w = link->weight + b * count * link->taps;
+    if (!link->mix) return w;
+    transpose(count, link->taps, w, work);
+    gemm(1, link->ranks, link->taps, link->mix, 1, link->ranks, work, out, count);
+    return out;
+}
+
+/* z of level i from the levels below, and its activation */
+static void down(const Net *net, int64_t i, int64_t b, const REAL *const *m, REAL *u) {
     int64_t d = net->width;
     const Level *v = net->level + i;
-    REAL scale = (REAL)v->scale, *x = v->x + b * v->n * d, *z = v->kept ? v->kept + b * v->n * d : x;
+    REAL scale = (REAL)v->scale, *x = v->x + b * v->n * d, *z = v->kept ? v->kept + b * v->hold : x;
     for (int64_t r = 0; r < v->n; r++) {
         REAL bias = scale * v->bias[b * v->bias_stride + r * v->bias_step];
         for (int64_t k = 0; k < d; k++) z[r * d + k] = v->beta ? bias * v->beta[k] : bias;
@@ -229,13 +253,10 @@ static void down(const Net *net, int64_t i, int64_t b, REAL *u) {
     for (int64_t l = 0; l < net->links; l++) {
         const Link *link = net->link + l;
         if (link->dst != i) continue;
-        const Level *from = net->level + link->src;
-        int64_t step = link->ranks, row = from->n * step;
-        const REAL *w = link->weight + b * v->n * row;
-        for (int64_t r = 0; r < step; r++) {
-            memset(u, 0, v->n * d * sizeof(REAL));
-            gemm(v->n, from->n, w + r, row, step, from->x + b * from->n * d, u, d);
-            gather(v->n, d, u, link->gain + r * d, scale, z, 0, 0);
+        int64_t n_src = net->level[link->src].n, count = edges(net, link);
+        for (int64_t r = 0; r < link->ranks; r++) {
+            scale_rows(n_src, d, net->level[link->src].x + b * n_src * d, link->gain + r * d, scale, u);
+            gemm(0, v->n, n_src, m[l] + r * count, n_src, 1, u, z, d);
         }
     }
     if (v->act == RELU) for (int64_t k = 0; k < v->n * d; k++) x[k] = z[k] < 0 ? 0 : z[k];
@@ -243,126 +264,148 @@ static void down(const Net *net, int64_t i, int64_t b, REAL *u) {
     if (v->act == SIN || v->act == COS) wave(v->n * d, z, x, v->act == COS);
 }
 
-static void up(const Net *net, int64_t i, int64_t b, REAL *y, REAL *u) {
+/* from level i to the returned states of the levels below */
+static void up(const Net *net, int64_t i, int64_t b, const REAL *const *m, REAL *y, REAL *u) {
     int64_t d = net->width;
     const Level *v = net->level + i;
-    REAL *back = v->back + b * v->n * d;
+    REAL *back = v->back + b * v->hold;
+    if (v->role == INPUT) return;
     if (v->role == OUTPUT) {
         for (int64_t r = 0; r < v->n; r++)
             for (int64_t k = 0; k < d; k++) back[r * d + k] = v->ends[b * v->ends_stride + r * d + k] + net->offset[k];
-        gemm(v->n, d, v->x + b * v->n * d, d, 1, net->answer_t, back, d);
+        gemm(0, v->n, d, v->x + b * v->n * d, d, 1, net->answer_t, back, d);
     }
     slope_times(v, b, d, y);
     for (int64_t l = 0; l < net->links; l++) {
         const Link *link = net->link + l;
         if (link->dst != i) continue;
         const Level *from = net->level + link->src;
-        int64_t step = link->ranks, row = from->n * step;
-        const REAL *w = link->weight + b * v->n * row;
-        for (int64_t r = 0; r < step; r++) {
+        for (int64_t r = 0; r < link->ranks; r++) {
             scale_rows(v->n, d, y, link->gain + r * d, 1, u);
-            gemm(from->n, v->n, w + r, step, row, u, from->back + b * from->n * d, d);
+            gemm(0, from->n, v->n, m[l] + r * edges(net, link), 1, from->n, u, from->back + b * from->hold, d);
         }
     }
 }
 
-static int64_t widest(const Net *net) {
-    int64_t most = net->width;
-    for (int64_t i = 0; i < net->levels; i++)
+/* what one network needs besides the buffers of its levels */
+typedef struct {
+    const REAL **m;
+    REAL **area, **grad, *dx, *dr, *bent, *y, *dy, *u, *t;
+    int64_t *at;
+    void *memory;
+} Scratch;
+
+static int prepare(const Net *net, int adjoint, Scratch *s) {
+    int64_t d = net->width, most = d, total = 0, mixes = 0, taps = 0;
+    for (int64_t i = 0; i < net->levels; i++) {
         if (net->level[i].n > most) most = net->level[i].n;
-    return most;
-}
-
-int sweep_forward(const Net *net, int64_t start, int64_t stop) {
-    int64_t d = net->width, size = widest(net) * d;
-    REAL *work = malloc(2 * size * sizeof(REAL));
-    if (!work) return 1;
-    for (int64_t b = start; b < stop; b++) {
-        for (int64_t i = 0; i < net->levels; i++) {
-            const Level *v = net->level + i;
-            memset(v->back + b * v->n * d, 0, v->n * d * sizeof(REAL));
-            if (v->role != INPUT) down(net, i, b, work);
-        }
-        for (int64_t i = net->levels - 1; i >= 0; i--) {
-            up(net, i, b, work, work + size);
-            see(net->level + i, b, d);
-        }
+        total += net->level[i].n * d;
     }
-    free(work);
+    for (int64_t l = 0; l < net->links; l++) {
+        int64_t count = edges(net, net->link + l);
+        mixes += count * net->link[l].ranks;
+        if (count * net->link[l].taps > taps) taps = count * net->link[l].taps;
+    }
+    int64_t size = most * most + taps, numbers = 3 * adjoint * total + (1 + adjoint) * mixes + 4 * size;
+    int64_t pointers = 3 * net->links * sizeof(void *) + net->levels * sizeof(int64_t);
+    char *memory = malloc(pointers + numbers * sizeof(REAL));
+    if (!memory) return 1;
+    REAL *next = (REAL *)(memory + pointers);
+    s->memory = memory;
+    s->m = (const REAL **)memory;
+    s->area = (REAL **)memory + net->links;
+    s->grad = (REAL **)memory + 2 * net->links;
+    s->at = (int64_t *)(memory + 3 * net->links * sizeof(void *));
+    for (int64_t i = 0, at = 0; i < net->levels; at += net->level[i++].n * d) s->at[i] = at;
+    for (int64_t l = 0; l < net->links; l++) {
+        int64_t count = edges(net, net->link + l) * net->link[l].ranks;
+        s->area[l] = next, next += count;
+        s->grad[l] = next, next += adjoint * count;
+    }
+    s->y = next, s->dy = next + size, s->u = next + 2 * size, s->t = next + 3 * size, next += 4 * size;
+    s->dx = next, s->dr = next + total, s->bent = next + 2 * total;
     return 0;
 }
 
-static void transpose(int64_t n, int64_t d, const REAL *restrict x, REAL *restrict out) {
+int sweep_forward(const Net *net, int64_t start, int64_t stop) {
+    Scratch s;
+    if (prepare(net, 0, &s)) return 1;
+    for (int64_t b = start; b < stop; b++) {
+        for (int64_t l = 0; l < net->links; l++) s.m[l] = mixed(net, net->link + l, b, s.t, s.area[l]);
+        for (int64_t i = 0; i < net->levels; i++) {
+            const Level *v = net->level + i;
+            memset(v->back + b * v->hold, 0, v->n * net->width * sizeof(REAL));
+            if (v->role != INPUT) down(net, i, b, s.m, s.u);
+        }
+        for (int64_t i = net->levels - 1; i >= 0; i--) {
+            up(net, i, b, s.m, s.y, s.u);
+            see(net->level + i, b, net->width);
+        }
+    }
+    free(s.memory);
+    return 0;
+}
+
+/* out[i, j] = sum_k p[i, k] q[j, k], on top of what is there unless fresh */
+static void outer(int fresh, int64_t n, int64_t m, int64_t d, const REAL *p, const REAL *q, REAL *t, REAL *out) {
+    if (m >= LANES) {
+        transpose(m, d, q, t);
+        gemm(fresh, n, d, p, d, 1, t, out, m);
+        return;
+    }
     for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < d; k++) out[k * n + i] = x[i * d + k];
+        for (int64_t j = 0; j < m; j++)
+            out[i * m + j] = dot(d, p + i * d, q + j * d) + (fresh ? 0 : out[i * m + j]);
 }
 
-/* grad[i, j] of one rank += sum_k p[i, k] q[j, k]; set instead of added to where fresh */
-static void weight_adjoint(const Net *net, const Link *link, int64_t b, int64_t r, const REAL *p, const REAL *qt, int fresh,
-                           REAL *u) {
-    int64_t n = net->level[link->dst].n, m = net->level[link->src].n, d = net->width, step = link->ranks;
-    REAL *grad = link->weight_grad + b * n * m * step + r;
-    memset(u, 0, n * m * sizeof(REAL));
-    gemm(n, d, p, d, 1, qt, u, m);
-    for (int64_t k = 0; k < n * m; k++) grad[k * step] = fresh ? u[k] : grad[k * step] + u[k];
-}
-
-/* scratch of one network: cotangents of x and of back (dx, dr), curvature terms (bent), and four work areas */
-typedef struct {
-    REAL *dx, *dr, *bent, *y, *dy, *u, *t;
-    int64_t *at;
-} Scratch;
-
+/* cotangents of the returned states of level i, and of the linear map behind the outputs */
 static void up_adjoint(const Net *net, int64_t i, int64_t b, const Scratch *s) {
     int64_t d = net->width;
     const Level *v = net->level + i;
     int64_t count = v->n * d;
-    REAL *dx = s->dx + s->at[i], *dr = s->dr + s->at[i], *restrict dy = s->dy;
+    const REAL *restrict x = v->x + b * count, *restrict back = v->back + b * count;
+    REAL *restrict dx = s->dx + s->at[i], *restrict dr = s->dr + s->at[i], *restrict dy = s->dy;
     slope_times(v, b, d, s->y);
     memset(dy, 0, count * sizeof(REAL));
     for (int64_t l = 0; l < net->links; l++) {
         const Link *link = net->link + l;
         if (link->dst != i) continue;
-        const Level *from = net->level + link->src;
-        int64_t step = link->ranks, row = from->n * step;
-        const REAL *w = link->weight + b * v->n * row, *dr_from = s->dr + s->at[link->src];
-        if (link->weight_grad) transpose(from->n, d, dr_from, s->t);
-        for (int64_t r = 0; r < step; r++) {
-            memset(s->u, 0, count * sizeof(REAL));
-            gemm(v->n, from->n, w + r, row, step, dr_from, s->u, d);
+        int64_t n_src = net->level[link->src].n, part = v->n * n_src;
+        const REAL *from = s->dr + s->at[link->src];
+        for (int64_t r = 0; r < link->ranks; r++) {
+            gemm(1, v->n, n_src, s->m[l] + r * part, n_src, 1, from, s->u, d);
             gather(v->n, d, s->u, link->gain + r * d, 1, dy, s->y, link->gain_grad + r * d);
-            if (link->weight_grad) {
-                scale_rows(v->n, d, s->y, link->gain + r * d, 1, s->u);
-                weight_adjoint(net, link, b, r, s->u, s->t, 1, s->u + count);
-            }
+            if (!link->mix_grad && !link->weight_grad) continue;
+            scale_rows(v->n, d, s->y, link->gain + r * d, 1, s->u);
+            outer(1, v->n, n_src, d, s->u, from, s->t, s->grad[l] + r * part);
         }
     }
-    const REAL *restrict x = v->x + b * count, *restrict back = v->back + b * count;
-    REAL *restrict bent = s->bent + s->at[i], *restrict to = dr;
-    if (v->act == IDENTITY) for (int64_t k = 0; k < count; k++) to[k] += dy[k];
-    else if (v->act == RELU) for (int64_t k = 0; k < count; k++) to[k] += x[k] > 0 ? dy[k] : 0;
+    if (v->act == IDENTITY) for (int64_t k = 0; k < count; k++) dr[k] += dy[k];
+    else if (v->act == RELU) for (int64_t k = 0; k < count; k++) dr[k] += x[k] > 0 ? dy[k] : 0;
     else if (v->act == TANH)
         for (int64_t k = 0; k < count; k++) {
-            to[k] += (1 - x[k] * x[k]) * dy[k];
+            dr[k] += (1 - x[k] * x[k]) * dy[k];
             dx[k] -= 2 * x[k] * back[k] * dy[k]; /* the factor 1 - x^2 comes on the way down */
         }
     else {
         const REAL *restrict kept = v->kept + b * count;
+        REAL *restrict bent = s->bent + s->at[i];
         for (int64_t k = 0; k < count; k++) {
-            to[k] += kept[k] * dy[k];
+            dr[k] += kept[k] * dy[k];
             bent[k] = dy[k] * back[k];
         }
     }
     if (v->role != OUTPUT) return;
-    gemm(d, v->n, dr, 1, d, x, net->answer_grad, d);
+    gemm(0, d, v->n, dr, 1, d, x, net->answer_grad, d);
     for (int64_t r = 0; r < v->n; r++)
         for (int64_t k = 0; k < d; k++) {
             net->offset_grad[k] += dr[r * d + k];
             v->state_grad[b * v->ends_stride + r * d + k] += dr[r * d + k];
         }
-    gemm(v->n, d, dr, d, 1, net->answer, dx, d);
+    gemm(0, v->n, d, dr, d, 1, net->answer, dx, d);
 }
 
+/* cotangents of z of level i and of everything that it was made of */
 static void down_adjoint(const Net *net, int64_t i, int64_t b, const Scratch *s) {
     int64_t d = net->width;
     const Level *v = net->level + i;
@@ -386,47 +429,50 @@ static void down_adjoint(const Net *net, int64_t i, int64_t b, const Scratch *s)
     for (int64_t l = 0; l < net->links; l++) {
         const Link *link = net->link + l;
         if (link->dst != i) continue;
-        const Level *from = net->level + link->src;
-        int64_t step = link->ranks, row = from->n * step;
-        const REAL *w = link->weight + b * v->n * row, *x_from = from->x + b * from->n * d;
-        for (int64_t r = 0; r < step; r++) {
-            memset(s->u, 0, from->n * d * sizeof(REAL));
-            gemm(from->n, v->n, w + r, step, row, dz, s->u, d);
-            gather(from->n, d, s->u, link->gain + r * d, scale, s->dx + s->at[link->src], x_from, link->gain_grad + r * d);
-            if (link->weight_grad) {
-                scale_rows(from->n, d, x_from, link->gain + r * d, scale, s->u);
-                transpose(from->n, d, s->u, s->t);
-                weight_adjoint(net, link, b, r, dz, s->t, 0, s->u);
-            }
+        int64_t n_src = net->level[link->src].n, part = v->n * n_src;
+        const REAL *from = net->level[link->src].x + b * n_src * d;
+        for (int64_t r = 0; r < link->ranks; r++) {
+            gemm(1, n_src, v->n, s->m[l] + r * part, 1, n_src, dz, s->u, d);
+            gather(n_src, d, s->u, link->gain + r * d, scale, s->dx + s->at[link->src], from, link->gain_grad + r * d);
+            if (!link->mix_grad && !link->weight_grad) continue;
+            scale_rows(n_src, d, from, link->gain + r * d, scale, s->u);
+            outer(0, v->n, n_src, d, dz, s->u, s->t, s->grad[l] + r * part);
         }
     }
 }
 
+/* from the cotangents of mixed weights to those of the weights and of the mix */
+static void mixed_adjoint(const Net *net, int64_t l, int64_t b, const Scratch *s) {
+    const Link *link = net->link + l;
+    int64_t count = edges(net, link), taps = link->taps, ranks = link->ranks;
+    const REAL *grad = s->grad[l];
+    if (link->mix_grad) {
+        transpose(count, taps, link->weight + b * count * taps, s->t);
+        for (int64_t t = 0; t < taps; t++)
+            for (int64_t r = 0; r < ranks; r++)
+                link->mix_grad[t * ranks + r] += dot(count, s->t + t * count, grad + r * count);
+    }
+    if (!link->weight_grad) return;
+    REAL *to = link->weight_grad + b * count * taps;
+    for (int64_t k = 0; k < count; k++)
+        for (int64_t t = 0; t < taps; t++) {
+            REAL sum = link->mix ? 0 : grad[k];
+            for (int64_t r = 0; r < ranks && link->mix; r++) sum += grad[r * count + k] * link->mix[t * ranks + r];
+            to[k * taps + t] = sum;
+        }
+}
+
 int sweep_adjoint(const Net *net, int64_t start, int64_t stop) {
-    int64_t d = net->width, total = 0, most = widest(net);
-    int64_t *at = malloc(net->levels * sizeof(int64_t));
-    if (!at) return 1;
-    for (int64_t i = 0; i < net->levels; i++) {
-        at[i] = total;
-        total += net->level[i].n * d;
-    }
-    int64_t size = most * (most > d ? most : d);
-    REAL *work = malloc((3 * total + 5 * size) * sizeof(REAL));
-    if (!work) {
-        free(at);
-        return 1;
-    }
-    REAL *rest = work + 3 * total;
-    Scratch s = {work, work + total, work + 2 * total, rest, rest + size, rest + 2 * size, rest + 4 * size, at};
+    int64_t d = net->width;
+    Scratch s;
+    if (prepare(net, 1, &s)) return 1;
     for (int64_t b = start; b < stop; b++) {
+        for (int64_t l = 0; l < net->links; l++) s.m[l] = mixed(net, net->link + l, b, s.t, s.area[l]);
         for (int64_t i = 0; i < net->levels; i++) {
             const Level *v = net->level + i;
-            REAL *dx = s.dx + at[i];
-            if (v->grad_out) see_adjoint(v, b, d, dx, s.dr + at[i]);
-            else {
-                memset(dx, 0, v->n * d * sizeof(REAL));
-                memset(s.dr + at[i], 0, v->n * d * sizeof(REAL));
-            }
+            REAL *dx = s.dx + s.at[i], *dr = s.dr + s.at[i];
+            if (v->grad_out) see_adjoint(v, b, d, dx, dr);
+            else memset(dx, 0, v->n * d * sizeof(REAL)), memset(dr, 0, v->n * d * sizeof(REAL));
             if (v->grad_x)
                 for (int64_t k = 0; k < v->n * d; k++) dx[k] += v->grad_x[b * v->n * d + k];
         }
@@ -434,11 +480,11 @@ int sweep_adjoint(const Net *net, int64_t start, int64_t stop) {
             if (net->level[i].role != INPUT) up_adjoint(net, i, b, &s);
         for (int64_t i = net->levels - 1; i >= 0; i--) {
             const Level *v = net->level + i;
-            if (v->role == INPUT) memcpy(v->state_grad + b * v->n * d, s.dx + at[i], v->n * d * sizeof(REAL));
+            if (v->role == INPUT) memcpy(v->state_grad + b * v->n * d, s.dx + s.at[i], v->n * d * sizeof(REAL));
             else down_adjoint(net, i, b, &s);
         }
+        for (int64_t l = 0; l < net->links; l++) mixed_adjoint(net, l, b, &s);
     }
-    free(work);
-    free(at);
+    free(s.memory);
     return 0;
 }
