@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from graphnfn.activations import Gauge
-from graphnfn.nn.fused import Route, fused_sweep, sweep_links
-from graphnfn.nn.parity import Parts
+from graphnfn.nn.facts import group_facts
+from graphnfn.nn.fused import fused_sweep, plan_of
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.wiring import Head, Level, NativeCall, Wiring, identity
-from graphnfn.spec import NODE_FIELDS, Block, NetSpec
+from graphnfn.spec import NODE_FIELDS, Block
 from graphnfn.stack import Stack
 
 _SLOPE = NODE_FIELDS.index("slope")
-
-
-@dataclass(frozen=True)
-class GroupFacts:
-    """What a level needs to know of a neuron group, independent of the weights."""
-
-    place: Tensor
-    depth_in: Tensor
-    depth_out: Tensor
-    kind: Tensor
-    signed: Tensor | bool
-    periodic: Tensor | bool
-    plain: bool
-    parts: Parts
-
-
-@lru_cache(maxsize=256)
-def group_facts(spec: NetSpec, device: torch.device) -> tuple[GroupFacts, ...]:
-    """Per group of the spec, its facts on a device."""
-    depth_out = [0] * len(spec.groups)
-    for i in reversed(range(len(spec.groups))):
-        depth_out[i] = max((depth_out[spec.position[spec.blocks[b].dst]] + 1 for b in spec.outgoing[i]), default=0)
-    facts = []
-    for i, group in enumerate(spec.groups):
-        pairs = group.per_neuron()
-        signed = [bool(g & Gauge.SIGN) for _, g in pairs]
-        periodic = [a.rule.half_turns and group.half_turns for a, _ in pairs]
-        plain = [not s or (bool(a.phi_sign) and not a.rule.half_turns) for (a, _), s in zip(pairs, signed, strict=True)]
-        distinct = list(dict.fromkeys((a, bool(g & Gauge.SIGN)) for a, g in pairs))
-        parts = []
-        for act, sign in distinct:
-            rows = torch.tensor([(a, bool(g & Gauge.SIGN)) == (act, sign) for a, g in pairs], device=device)
-            parts.append((act, sign, None if len(distinct) == 1 else rows[:, None]))
-        facts.append(
-            GroupFacts(
-                place=torch.arange(group.size, device=device),
-                depth_in=torch.full((group.size,), spec.levels[i], device=device),
-                depth_out=torch.full((group.size,), depth_out[i], device=device),
-                kind=torch.tensor([a.code for a, _ in pairs], device=device),
-                signed=one_answer(signed, device),
-                periodic=one_answer(periodic, device),
-                plain=all(plain),
-                parts=tuple(parts),
-            )
-        )
-    return tuple(facts)
-
-
-def one_answer(values: list[bool], device: torch.device) -> Tensor | bool:
-    """A mask ``[n, 1]``, or a plain bool where all agree, which spares the layers work."""
-    return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)[:, None]
 
 
 class BlockWiring(Wiring):
@@ -111,12 +56,14 @@ class BlockWiring(Wiring):
         return self._cache[key]
 
     def native(self, call: NativeCall) -> tuple[list[Tensor], list[Tensor]]:
-        slopes = any(v.slope is not None and v.slope.requires_grad for v in self.levels)
-        if slopes or torch.is_autocast_enabled(call.answer.weight.device.type) or torch.compiler.is_compiling():
-            return super().native(call)  # autocast chooses types operator by operator
-        mixes = [call.taps.mix(block) if block.taps else None for block in self.spec.blocks]
-        route = Route(self.levels, sweep_links(self.spec), self.networks)
-        return fused_sweep(route, call, self.stack.blocks, mixes)
+        plan = plan_of(self.spec, self.stack.nodes.device)
+        ordinary = torch.is_autocast_enabled(call.answer.weight.device.type)  # chooses types operator by operator
+        if ordinary or torch.compiler.is_compiling() or not plan.simple or self._learned_slopes():
+            return super().native(call)
+        return fused_sweep(plan, self.levels, self.stack, call)
+
+    def _learned_slopes(self) -> bool:
+        return self.stack.nodes.requires_grad and any(act.name == "prelu" for v in self.levels for act, *_ in v.parts)
 
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
         total = None

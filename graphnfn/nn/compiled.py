@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,46 +25,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from graphnfn.nn.responses import Identity, Relu, Tanh, Wave, response_of
-from graphnfn.nn.wiring import Level
+from graphnfn.nn.plan import Plan
 
 if TYPE_CHECKING:
-    from graphnfn.nn.tape import Tape
+    from graphnfn.nn.fused import Given
 
 LARGEST = 1 << 15
 """Weights of a block beyond which the GEMMs of a BLAS library are better than a loop in the first cache."""
 SOURCE = Path(__file__).with_name("sweep.c")
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-REALS = {torch.float32: "float", torch.float64: "double"}
-CODES: dict[type, int] = {Identity: 0, Relu: 1, Tanh: 2, Wave: 3}
-ROLES = {"input": 0, "hidden": 1, "output": 2}
-
-_Pointer, _Int = ctypes.c_void_p, ctypes.c_int64
-
-
-class _Level(ctypes.Structure):
-    _fields_ = [
-        *((name, _Int) for name in ("n", "role", "act", "bars", "bias_stride", "bias_step", "ends_stride", "hold")),
-        ("scale", ctypes.c_double),
-        *((name, _Pointer) for name in ("bias", "beta", "mix", "ends", "even", "x", "kept", "back", "root", "out")),
-        *((name, _Pointer) for name in ("grad_out", "grad_x", "mix_grad", "beta_grad", "bias_grad", "state_grad")),
-    ]
-
-
-class _Link(ctypes.Structure):
-    _fields_ = [
-        *((name, _Int) for name in ("src", "dst", "taps", "ranks")),
-        *((name, _Pointer) for name in ("weight", "mix", "gain", "gain_grad", "mix_grad", "weight_grad")),
-    ]
-
-
-class _Net(ctypes.Structure):
-    _fields_ = [
-        *((name, _Int) for name in ("width", "levels", "links")),
-        ("level", ctypes.POINTER(_Level)),
-        ("link", ctypes.POINTER(_Link)),
-        *((name, _Pointer) for name in ("answer", "answer_t", "offset", "answer_grad", "offset_grad")),
-    ]
+REALS = {torch.float32: ("-DREAL=float",), torch.float64: ("-DREAL=double", "-DWIDE")}
 
 
 class Library:
@@ -73,102 +44,101 @@ class Library:
         loaded = ctypes.CDLL(str(path))
         self._forward, self._adjoint = loaded.sweep_forward, loaded.sweep_adjoint
         for function in (self._forward, self._adjoint):
-            function.argtypes = [ctypes.POINTER(_Net), _Int, _Int]
+            function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
 
-    def run(self, tape: Tape, out: list[Tensor]) -> None:
-        """As :meth:`Tape.run` for all networks."""
-        net, alive = _describe(tape)
-        for i, one in enumerate(out):
-            net.level[i].out = one.data_ptr()
-        self._call(self._forward, net, out[0].shape[0], alive)
+    def run(self, plan: Plan, given: Given, x: Sequence[Tensor], held: Tensor | None, even: Sequence[Tensor]) -> None:
+        """Writes activations behind the inputs and even features, as :meth:`Tape.run` does for all networks.
 
-    def adjoint(self, tape: Tape, even_grads: list[Tensor | None], x_grads: list[Tensor | None]) -> None:
-        """As :meth:`Tape.adjoint` for all networks."""
-        net, alive = _describe(tape)
-        for i, own in enumerate(tape.levels):
-            level, state = net.level[i], tape.start_grads[i] if own.role == "input" else None
-            if (ends := tape.ends[i]) is not None:
-                state = torch.zeros_like(ends)
-                tape.end_grads[i].append(state)
-            even_grad, x_grad = _dense(even_grads[i]), _dense(x_grads[i])
-            alive += [even_grad, x_grad]
-            level.grad_out, level.grad_x, level.state_grad = _at(even_grad), _at(x_grad), _at(state)
-            level.mix_grad, level.beta_grad = _at(tape.mix_grads[i]), _at(tape.beta_grads[i])
-            level.bias_grad = _at(tape.bias_grads[i])
-        for k, own in enumerate(tape.links):
-            raw, mix = own.learned
-            own.raw_grad = torch.empty_like(own.raw, memory_format=torch.contiguous_format) if raw else None
-            own.mix_grad = torch.zeros_like(own.mix) if mix and own.mix is not None else None
-            link = net.link[k]
-            link.gain_grad, link.mix_grad, link.weight_grad = _at(own.gain_grad), _at(own.mix_grad), _at(own.raw_grad)
-        net.answer_grad, net.offset_grad = _at(tape.answer_grad), _at(tape.offset_grad)
-        self._call(self._adjoint, net, tape.x[0].shape[0], alive)
+        Args:
+            plan: of the spec.
+            given: everything that the sweep reads, contiguous.
+            x: activations.
+            held: for what the backward pass needs, None without one.
+            even: even features.
+        """
+        none = ([(0,) * 6] * len(even), [(0,) * 3] * len(plan.links), (0, 0))
+        self._call(self._forward, plan, given, (x, held, [e.data_ptr() for e in even]), none)
+
+    def adjoint(
+        self, plan: Plan, given: Given, wanted: Given, x: Sequence[Tensor], held: Tensor,
+        even_grads: Sequence[Tensor | None], x_grads: Sequence[Tensor | None],
+    ) -> list[Tensor | None]:  # fmt: skip
+        """Gradients in the order of the flat arguments, without those of the even features."""
+        heads = (given.answer, given.offset, given.bias_gain, given.nodes, given.start, given.end)
+        table = [torch.zeros_like(t) if w else None for t, w in zip(heads, (1, 1, 1, wanted.nodes, 1, 1), strict=True)]
+        mix, gains = zeros(given.mix), zeros(given.gains)
+        raw = [torch.empty_like(t) if w else None for t, w in zip(given.weights, wanted.weights, strict=True)]
+        taps = [
+            torch.zeros_like(t) if w and t is not None else None
+            for t, w in zip(given.tap_mixes, wanted.tap_mixes, strict=True)
+        ]
+        dense = [[None if g is None else g.contiguous() for g in grads] for grads in (even_grads, x_grads)]
+        answer, offset, beta, bias, start, end = (_at(t) for t in table)
+        step, rows = given.nodes.element_size() * given.nodes.shape[2], []
+        for i, role in enumerate(plan.roles):
+            state = start if role == 0 else end if role == 2 else 0
+            own = (0 if plan.periodic[i] else beta, bias and bias + plan.starts[i] * step, state)
+            rows.append((_at(dense[0][i]), _at(dense[1][i]), mix[role].data_ptr(), *own))
+        links = [
+            (gains[slot].data_ptr(), _at(t), _at(w)) for (_, _, slot), t, w in zip(plan.links, taps, raw, strict=True)
+        ]
+        self._call(self._adjoint, plan, given, (x, held, [0] * len(rows)), (rows, links, (answer, offset)))
+        return [*table, *mix, *gains, *raw, *taps]
 
     @staticmethod
-    def _call(function: Any, net: _Net, networks: int, alive: list[Any]) -> None:
-        if function(ctypes.byref(net), 0, networks):
+    def _call(function: Any, plan: Plan, given: Given, made: tuple[Any, Any, Any], grads: tuple[Any, Any, Any]) -> None:
+        """Write the structures of ``sweep.c``, field by field, and call it.
+
+        Args:
+            function: of the library.
+            plan: of the spec.
+            given: what the sweep reads.
+            made: activations, what is held, and addresses of the even features that it writes.
+            grads: addresses of gradients per level, per link, and of ``answer`` and ``offset``.
+        """
+        (x, held, out), (level_grads, link_grads, head_grads) = made, grads
+        (networks, count, fields), width = given.nodes.shape, given.offset.shape[0]
+        size, turned, assumed = given.nodes.element_size(), given.answer.T.contiguous(), plan.rows
+        assert assumed is not None
+        rows = [width, len(plan.sizes), len(plan.links), given.answer.data_ptr(), turned.data_ptr()]
+        rows += (given.offset.data_ptr(), *head_grads)
+        bias, beta, end, shared = given.nodes.data_ptr(), given.bias_gain.data_ptr(), given.end, given.end.shape[0] == 1
+        mix, at = [_at(m) for m in given.mix], 0 if held is None else held.data_ptr()
+        for i, (n, role) in enumerate(zip(plan.sizes, plan.roles, strict=True)):
+            last, hold = role == 2, n * width
+            rows += (*assumed[i], count * fields, fields, 0 if shared else hold, hold, plan.scales[i])
+            rows += (bias + plan.starts[i] * fields * size, 0 if plan.periodic[i] else beta, mix[role])
+            rows += (end.data_ptr() if last else 0, given.even[i].data_ptr(), x[i].data_ptr())
+            step = networks * hold * size if held is not None else 0
+            keeps = plan.keeps[i] * step
+            rows += (at if keeps else 0, at + keeps if step else 0, at + keeps + step if step else 0, out[i])
+            at += keeps + 2 * step
+            rows += level_grads[i]
+        for k, (src, dst, slot) in enumerate(plan.links):
+            raw, taps, gain = given.weights[k], given.tap_mixes[k], given.gains[slot]
+            rows += (src, dst, raw.shape[3], gain.shape[0], raw.data_ptr(), _at(taps), gain.data_ptr(), *link_grads[k])
+        memory = array("q", rows)  # it and the tensors behind the numbers stay until the call is over
+        if function(memory.buffer_info()[0], 0, networks):
             raise MemoryError("no memory for the scratch space of a native sweep")
-        del alive  # until here the tensors behind the pointers had to stay
 
 
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def zeros(tensors: Sequence[Tensor | None]) -> list[Any]:
+    """A gradient to add to for every tensor that there is."""
+    return [None if t is None else torch.zeros_like(t) for t in tensors]
 
 
-def _dense(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
+def _at(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
-def _describe(tape: Tape) -> tuple[_Net, list[Any]]:
-    """The structures of ``sweep.c``, and what must live as long as they are used."""
-    levels, links, alive = [], [], []
-    for i, (level, response) in enumerate(zip(tape.levels, tape.responses, strict=True)):
-        bias, ends, beta = level.bias, _dense(tape.ends[i]), _dense(tape.beta[i])
-        back = tape.back[i]
-        steps = (*bias.stride()[:2], 0 if ends is None or ends.shape[0] == 1 else ends.stride(0))
-        steps += (0 if back.shape[0] == 1 else back.stride(0),)
-        facts = (bias.shape[1], ROLES[level.role], _code(response), level.signed, *steps, response.scale)
-        read = (bias.data_ptr(), _at(beta), tape.mix[i].data_ptr(), _at(ends), tape.even[i].data_ptr())
-        made = (tape.x[i].data_ptr(), _at(tape.kept[i]), back.data_ptr(), tape.root[i].data_ptr())
-        levels.append(_Level(*facts, *read, *made))
-        alive += [ends, beta]
-    for link in tape.links:
-        raw, mix, gain = link.raw.contiguous(), _dense(link.mix), link.gain.contiguous()
-        at = (raw.data_ptr(), _at(mix), gain.data_ptr())
-        links.append(_Link(link.src, link.dst, raw.shape[3], gain.shape[0], *at))
-        alive += [raw, mix, gain]
-    answer, turned = tape.answer.contiguous(), tape.answer.T.contiguous()
-    level_array, link_array = (_Level * len(levels))(*levels), (_Link * len(links))(*links)
-    alive += [answer, turned, level_array, link_array]
-    ends = (answer.data_ptr(), turned.data_ptr(), tape.offset.data_ptr())
-    return _Net(tape.offset.shape[0], len(levels), len(links), level_array, link_array, *ends), alive
-
-
-def _code(response: Any) -> int:
-    return CODES[type(response)] + (isinstance(response, Wave) and response.cosine)
-
-
-def library_for(levels: Sequence[Level], given: Any) -> Library | None:
-    """The library that can run a sweep, or None where :class:`Tape` has to.
-
-    Args:
-        levels: of the sweep.
-        given: its tensors, with ``answer``, ``beta``, ``state``, ``even`` and ``weights``.
-    """
-    dtype = given.answer.dtype
-    if given.answer.device.type != "cpu" or dtype not in REALS:
+def library_for(plan: Plan, given: Given) -> Library | None:
+    """The library that can run a sweep, or None where :class:`~graphnfn.nn.tape.Tape` has to."""
+    like = given.answer
+    if plan.rows is None or plan.weights > LARGEST or like.device.type != "cpu" or like.dtype not in REALS:
         return None
-    for level, beta, state, even in zip(levels, given.beta, given.state, given.even, strict=True):
-        if type(response_of(level)) not in CODES or not isinstance(level.signed, bool):
-            return None
-        if (beta is not None and beta.dim() > 1) or {level.bias.dtype, even.dtype} != {dtype}:
-            return None
-        if state is not None and state.dtype != dtype:
-            return None
-    for weight in given.weights:
-        if weight.dtype != dtype or weight.shape[1] * weight.shape[2] * weight.shape[3] > LARGEST:
-            return None
-    return library(dtype)
+    if any(t.dtype != like.dtype for t in (given.nodes, given.start, given.end, *given.even, *given.weights)):
+        return None
+    return library(like.dtype)
 
 
 @lru_cache(maxsize=4)
@@ -178,14 +148,7 @@ def library(dtype: torch.dtype) -> Library | None:
     if os.environ.get("GRAPHNFN_COMPILED") == "0" or compiler is None or platform.system() == "Windows":
         return None
     wide = ["-mprefer-vector-width=512"] if platform.machine().lower() in ("x86_64", "amd64") else []
-    command = [
-        compiler,
-        *FLAGS,
-        *wide,
-        f"-DREAL={REALS[dtype]}",
-        *(["-DWIDE"] if dtype == torch.float64 else []),
-        str(SOURCE),
-    ]
+    command = [compiler, *FLAGS, *wide, *REALS[dtype], str(SOURCE)]
     facts = Path("/proc/cpuinfo")
     flags = next((x for x in facts.read_text().splitlines() if x.startswith("flags")), "") if facts.exists() else ""
     key = hashlib.sha256("\n".join([*command, SOURCE.read_text(), platform.platform(), flags]).encode()).hexdigest()

@@ -10,7 +10,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import scatter
 
 from graphnfn import topology
-from graphnfn.nn.blocks import group_facts
+from graphnfn.nn.facts import group_facts
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.wiring import Head, Level, Wiring, identity
 from graphnfn.spec import NODE_FIELDS, Block

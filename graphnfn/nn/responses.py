@@ -192,14 +192,15 @@ def response_of(level: Level) -> Response:
     """
     if level.role == "input":
         return IDENTITY
-    return (_known(level.parts[0][0]) if len(level.parts) == 1 else None) or General(level)
+    return (known_response(level.parts[0][0]) if len(level.parts) == 1 else None) or General(level)
 
 
 IDENTITY = Identity()
 
 
 @lru_cache(maxsize=256)
-def _known(act: Activation) -> Response | None:
+def known_response(act: Activation) -> Response | None:
+    """The response in closed form, where there is one."""
     if not act.rule.elementwise or act.name == "identity":
         return IDENTITY
     if act.name in ("sin", "cos"):

@@ -1,7 +1,7 @@
 /* The native sweep and its adjoint, network by network, so that everything stays in the first cache.
  *
  * The same formulas as tape.py, links.py, responses.py and seen.py. Compiled once for float and once for double (REAL);
- * compiled.py fills the structures below, whose fields are all eight bytes wide. Matrices are row-major. */
+ * compiled.py writes the structures below as rows of eight-byte integers. Matrices are row-major. */
 
 #include <math.h>
 #include <stdint.h>
@@ -15,8 +15,10 @@ typedef REAL vec __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alia
 enum { INPUT, HIDDEN, OUTPUT };
 enum { IDENTITY, RELU, TANH, SIN, COS };
 
+/* bias_stride and bias_step also hold for bias_grad; where no buffers are given for kept, back and root, they are made
+ * for one network, and hold, by which they advance from network to network, becomes 0 */
 typedef struct {
-    int64_t n, role, act, bars, bias_stride, bias_step, ends_stride, hold;
+    int64_t n, role, act, keeps, bars, bias_stride, bias_step, ends_stride, hold;
     double scale;
     const REAL *bias, *beta, *mix, *ends, *even;
     REAL *x, *kept, *back, *root, *out;
@@ -31,6 +33,13 @@ typedef struct {
     REAL *gain_grad, *mix_grad, *weight_grad;
 } Link;
 
+/* followed in memory by the levels, then the links */
+typedef struct {
+    int64_t width, levels, links;
+    const REAL *answer, *answer_t, *offset;
+    REAL *answer_grad, *offset_grad;
+} Head;
+
 typedef struct {
     int64_t width, levels, links;
     Level *level;
@@ -38,6 +47,14 @@ typedef struct {
     const REAL *answer, *answer_t, *offset;
     REAL *answer_grad, *offset_grad;
 } Net;
+
+static Net net_of(void *memory) {
+    Head *h = memory;
+    Level *level = (Level *)(h + 1);
+    Net net = {h->width, h->levels, h->links, level, (Link *)(level + h->levels), h->answer, h->answer_t, h->offset,
+               h->answer_grad, h->offset_grad};
+    return net;
+}
 
 /* out[i] = sum_j a[i * row + j * col] x[j], on top of what is there unless fresh; R rows and H vectors at a time */
 #define TILE(R, H)                                                                                            \
@@ -306,7 +323,7 @@ static int prepare(const Net *net, int adjoint, Scratch *s) {
         mixes += count * net->link[l].ranks;
         if (count * net->link[l].taps > taps) taps = count * net->link[l].taps;
     }
-    int64_t size = most * most + taps, numbers = 3 * adjoint * total + (1 + adjoint) * mixes + 4 * size;
+    int64_t size = most * most + taps, numbers = 3 * total + (1 + adjoint) * mixes + 4 * size;
     int64_t pointers = 3 * net->links * sizeof(void *) + net->levels * sizeof(int64_t);
     char *memory = malloc(pointers + numbers * sizeof(REAL));
     if (!memory) return 1;
@@ -327,9 +344,16 @@ static int prepare(const Net *net, int adjoint, Scratch *s) {
     return 0;
 }
 
-int sweep_forward(const Net *net, int64_t start, int64_t stop) {
+int sweep_forward(void *memory, int64_t start, int64_t stop) {
+    Net whole = net_of(memory), *net = &whole;
     Scratch s;
     if (prepare(net, 0, &s)) return 1;
+    for (int64_t i = 0; i < net->levels; i++) {
+        Level *v = net->level + i;
+        if (v->back) continue;
+        v->hold = 0, v->back = s.dx + s.at[i], v->root = s.dr + s.at[i];
+        if (v->keeps) v->kept = s.bent + s.at[i];
+    }
     for (int64_t b = start; b < stop; b++) {
         for (int64_t l = 0; l < net->links; l++) s.m[l] = mixed(net, net->link + l, b, s.t, s.area[l]);
         for (int64_t i = 0; i < net->levels; i++) {
@@ -424,7 +448,7 @@ static void down_adjoint(const Net *net, int64_t i, int64_t b, const Scratch *s)
             for (int64_t k = 0; k < d; k++) v->beta_grad[k] += bias * dz[r * d + k];
         if (!v->bias_grad) continue;
         for (int64_t k = 0; k < d; k++) sum += v->beta ? dz[r * d + k] * v->beta[k] : dz[r * d + k];
-        v->bias_grad[b * v->n + r] = scale * sum;
+        v->bias_grad[b * v->bias_stride + r * v->bias_step] = scale * sum;
     }
     for (int64_t l = 0; l < net->links; l++) {
         const Link *link = net->link + l;
@@ -462,7 +486,8 @@ static void mixed_adjoint(const Net *net, int64_t l, int64_t b, const Scratch *s
         }
 }
 
-int sweep_adjoint(const Net *net, int64_t start, int64_t stop) {
+int sweep_adjoint(void *memory, int64_t start, int64_t stop) {
+    Net whole = net_of(memory), *net = &whole;
     int64_t d = net->width;
     Scratch s;
     if (prepare(net, 1, &s)) return 1;

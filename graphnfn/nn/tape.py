@@ -55,11 +55,11 @@ class Tape:
         """By the id of a link, its gain times omega of the level that it leads to."""
         return {id(k): k.gain * self.responses[k.dst].scale for k in self.links}
 
-    def expect_grads(self, biases: list[bool]) -> None:
+    def expect_grads(self, biases: bool) -> None:
         """Make room for the cotangents; those of biases only where they are wanted."""
         self.mix_grads = [torch.zeros_like(mix) for mix in self.mix]
         self.beta_grads = [None if beta is None else torch.zeros_like(beta) for beta in self.beta]
-        self.bias_grads = [torch.zeros_like(v.bias) if b else None for v, b in zip(self.levels, biases, strict=True)]
+        self.bias_grads = [torch.zeros_like(v.bias) if biases else None for v in self.levels]
         self.start_grads = [
             torch.empty_like(x) if v.role == "input" else x for x, v in zip(self.x, self.levels, strict=True)
         ]
