@@ -2,85 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from graphnfn.activations import Activation, Gauge
-from graphnfn.nn.parity import even_bias, turn_and_bias
+from graphnfn.nn.facts import group_facts
+from graphnfn.nn.fused import fused_sweep, plan_of
 from graphnfn.nn.taps import TapTable
-from graphnfn.nn.wiring import Head, Level, Wiring, identity
-from graphnfn.spec import NODE_FIELDS, Block, NetSpec
+from graphnfn.nn.wiring import Head, Level, NativeCall, Wiring, identity
+from graphnfn.spec import NODE_FIELDS, Block
 from graphnfn.stack import Stack
 
 _SLOPE = NODE_FIELDS.index("slope")
-
-
-@dataclass(frozen=True)
-class GroupFacts:
-    """What a level needs to know of a neuron group, independent of the weights."""
-
-    place: Tensor
-    depth_in: Tensor
-    depth_out: Tensor
-    kind: Tensor
-    signed: Tensor | bool
-    periodic: Tensor | bool
-    plain: bool
-    parts: tuple[tuple[Activation, bool, Tensor | None], ...]
-
-
-@lru_cache(maxsize=256)
-def group_facts(spec: NetSpec, device: torch.device) -> tuple[GroupFacts, ...]:
-    """Per group of the spec, its facts on a device."""
-    depth_out = [0] * len(spec.groups)
-    for i in reversed(range(len(spec.groups))):
-        depth_out[i] = max((depth_out[spec.position[spec.blocks[b].dst]] + 1 for b in spec.outgoing[i]), default=0)
-    facts = []
-    for i, group in enumerate(spec.groups):
-        pairs = group.per_neuron()
-        signed = [bool(g & Gauge.SIGN) for _, g in pairs]
-        periodic = [a.rule.half_turns and group.half_turns for a, _ in pairs]
-        plain = [not s or (bool(a.phi_sign) and not a.rule.half_turns) for (a, _), s in zip(pairs, signed, strict=True)]
-        distinct = list(dict.fromkeys((a, bool(g & Gauge.SIGN)) for a, g in pairs))
-        parts = []
-        for act, sign in distinct:
-            rows = torch.tensor([(a, bool(g & Gauge.SIGN)) == (act, sign) for a, g in pairs], device=device)
-            parts.append((act, sign, None if len(distinct) == 1 else rows[:, None]))
-        facts.append(
-            GroupFacts(
-                place=torch.arange(group.size, device=device),
-                depth_in=torch.full((group.size,), spec.levels[i], device=device),
-                depth_out=torch.full((group.size,), depth_out[i], device=device),
-                kind=torch.tensor([a.code for a, _ in pairs], device=device),
-                signed=one_answer(signed, device),
-                periodic=one_answer(periodic, device),
-                plain=all(plain),
-                parts=tuple(parts),
-            )
-        )
-    return tuple(facts)
-
-
-def one_answer(values: list[bool], device: torch.device) -> Tensor | bool:
-    """A mask ``[n, 1]``, or a plain bool where all agree, which spares the layers work."""
-    return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)[:, None]
-
-
-def typed_bias(parts: tuple, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``turn``, ``turned_bias`` and ``even_bias`` of neurons with one activation or several."""
-    if len(parts) == 1:
-        act, sign, _ = parts[0]
-        return *turn_and_bias(act, sign, bias), even_bias(act, sign, bias)
-    turn = turned = even = torch.zeros_like(bias)
-    for act, sign, rows in parts:
-        everywhere = torch.ones((), dtype=torch.bool, device=bias.device) if rows is None else rows
-        one, two = turn_and_bias(act, sign, bias)
-        turn, turned = torch.where(everywhere, one, turn), torch.where(everywhere, two, turned)
-        even = torch.where(everywhere, even_bias(act, sign, bias), even)
-    return turn, turned, even
 
 
 class BlockWiring(Wiring):
@@ -90,27 +22,22 @@ class BlockWiring(Wiring):
         self.stack, self.spec, self.networks = stack, stack.spec, stack.size
         self._cache: dict[tuple[int, TapTable, Head], Tensor] = {}
         self.levels = []
-        for i, (group, facts) in enumerate(
-            zip(self.spec.groups, group_facts(self.spec, stack.nodes.device), strict=True)
-        ):
-            values = stack.group(i)
-            bias = values[..., :1]
-            turn, turned, even = typed_bias(facts.parts, bias)
+        nodes, facts = stack.nodes, group_facts(self.spec, stack.nodes.device)
+        for i, (group, fact) in enumerate(zip(self.spec.groups, facts, strict=True)):
+            here = self.spec.span(i)
             self.levels.append(
                 Level(
                     role=group.role,
-                    bias=bias,
-                    even_bias=even,
-                    turn=None if facts.plain else turn,
-                    turned_bias=turned,
-                    signed=facts.signed,
-                    periodic=facts.periodic,
-                    place=facts.place,
-                    depth_in=facts.depth_in,
-                    depth_out=facts.depth_out,
-                    kind=facts.kind,
-                    parts=tuple((a, rows) for a, _, rows in facts.parts),
-                    slope=values[..., _SLOPE : _SLOPE + 1] if values.shape[-1] > _SLOPE else None,
+                    bias=nodes[:, here, :1],
+                    signed=fact.signed,
+                    periodic=fact.periodic,
+                    place=fact.place,
+                    depth_in=fact.depth_in,
+                    depth_out=fact.depth_out,
+                    kind=fact.kind,
+                    parts=fact.parts,
+                    plain=fact.plain,
+                    slope=nodes[:, here, _SLOPE : _SLOPE + 1] if nodes.shape[-1] > _SLOPE else None,
                 )
             )
 
@@ -127,6 +54,16 @@ class BlockWiring(Wiring):
             weight, block = head(self.stack.blocks[b]), self.spec.blocks[b]
             self._cache[key] = weight @ taps.mix(block) if block.taps else weight
         return self._cache[key]
+
+    def native(self, call: NativeCall) -> tuple[list[Tensor], list[Tensor]]:
+        plan = plan_of(self.spec, self.stack.nodes.device)
+        ordinary = torch.is_autocast_enabled(call.answer.weight.device.type)  # chooses types operator by operator
+        if ordinary or torch.compiler.is_compiling() or not plan.simple or self._learned_slopes():
+            return super().native(call)
+        return fused_sweep(plan, self.levels, self.stack, call)
+
+    def _learned_slopes(self) -> bool:
+        return self.stack.nodes.requires_grad and any(act.name == "prelu" for v in self.levels for act, *_ in v.parts)
 
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
         total = None
@@ -198,3 +135,9 @@ class BlockWiring(Wiring):
     def unbundle(self, edges: list[Tensor], nodes: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
         rows = [n.expand(self.networks, -1, -1)[..., 0] for n in nodes]
         return [(edges, torch.cat(rows, 1))]
+
+
+class LoopWiring(BlockWiring):
+    """The same with the reference loop in place of the fused sweep: what the latter is checked against."""
+
+    native = Wiring.native

@@ -10,7 +10,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import scatter
 
 from graphnfn import topology
-from graphnfn.nn.blocks import group_facts, typed_bias
+from graphnfn.nn.facts import group_facts
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.wiring import Head, Level, Wiring, identity
 from graphnfn.spec import NODE_FIELDS, Block
@@ -250,11 +250,9 @@ def _level(facts: dict[str, Tensor], kinds: list[tuple]) -> Level:
     bias = facts["bias"][:, None]
     here = torch.unique(facts["part"]).tolist()
     parts = [(*kinds[k], None if len(here) == 1 else (facts["part"] == k)[:, None]) for k in here]
-    turn, turned, even = typed_bias(tuple(parts), bias)
     role = "output" if bool(facts["output"][0]) else "hidden" if int(facts["depth_in"][0]) else "input"
     return Level(
-        role=role, bias=bias, even_bias=even, turn=turn, turned_bias=turned, signed=facts["signed"][:, None],
-        periodic=facts["periodic"][:, None], place=facts["place"], depth_in=facts["depth_in"],
-        depth_out=facts["depth_out"], kind=facts["kind"], parts=tuple((a, rows) for a, _, rows in parts),
-        slope=facts["slope"][:, None],
+        role=role, bias=bias, signed=facts["signed"][:, None], periodic=facts["periodic"][:, None],
+        place=facts["place"], depth_in=facts["depth_in"], depth_out=facts["depth_out"], kind=facts["kind"],
+        parts=tuple(parts), plain=False, slope=facts["slope"][:, None],
     )  # fmt: skip

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graphnfn.nn.state import PlaceTable, State
 from graphnfn.nn.taps import Sizes, TapTable
-from graphnfn.nn.typed import soft_root
-from graphnfn.nn.wiring import Level, Wiring
+from graphnfn.nn.wiring import NativeCall, Wiring
 from graphnfn.symmetry.charge import ACTIVATION, ADJOINT, WEIGHT
 
 
@@ -48,35 +47,8 @@ class NativeSweep(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, state: State, wiring: Wiring) -> State:
-        xs: list[Tensor] = []
-        slopes: list[Tensor] = []
-        for i, level in enumerate(wiring.levels):
-            if level.role == "input":
-                xs.append(self.inputs(level) * (1 + self.gate(state.even[i])))
-                slopes.append(torch.ones_like(xs[-1]))
-                continue
-            z = wiring.pull(i, xs, self.taps) + level.bias * self._beta(level)
-            x, slope = level.activate(z)
-            xs.append(x)
-            slopes.append(slope)
-        ys: list[Tensor] = [torch.empty(0)] * len(xs)
-        returned = list(ys)
-        for i in reversed(range(len(xs))):
-            level = wiring.levels[i]
-            if level.role == "output":
-                returned[i] = self.outputs(level) + self.answer(xs[i])
-            else:
-                returned[i] = wiring.push(i, ys, self.taps)
-            ys[i] = returned[i] * slopes[i]
-        even = []
-        for level, e, x, y in zip(wiring.levels, state.even, xs, returned, strict=True):
-            of_x, of_product, of_y = self.mix[level.role]
-            seen = torch.addcmul(x * y * of_product, level.even(x), of_x)
-            even.append(e + soft_root(torch.addcmul(seen, level.even(y), of_y)))  # activations span decades
-        return State(even, xs)
-
-    def _beta(self, level: Level) -> Tensor | float:
-        """A scaled bias would break the half turns, so periodic neurons keep theirs."""
-        if isinstance(level.periodic, bool):
-            return 1.0 if level.periodic else self.beta
-        return torch.where(level.periodic, 1.0, self.beta)
+        levels = list(enumerate(wiring.levels))
+        start = {i: self.inputs(v) * (1 + self.gate(state.even[i])) for i, v in levels if v.role == "input"}
+        end = {i: self.outputs(v) for i, v in levels if v.role == "output"}
+        call = NativeCall(state.even, start, end, self.answer, self.taps, self.beta, self.mix)
+        return State(*wiring.native(call))

@@ -44,3 +44,30 @@ def even_bias(activation: Activation, signed: bool, bias: Tensor) -> Tensor:
     if not signed:
         return bias
     return torch.sin(activation.parameter * bias).abs() if activation.rule.half_turns else bias.abs()
+
+
+Parts = tuple[tuple[Activation, bool, Tensor | None], ...]
+"""The activations of some neurons, whether their sign is free, and the mask of who has them (None: all)."""
+
+
+def turns_and_biases(parts: Parts, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`turn_and_bias` of neurons with one activation or several."""
+    if len(parts) == 1:
+        return turn_and_bias(*parts[0][:2], bias)
+    turn = turned = torch.zeros_like(bias)
+    for act, sign, rows in parts:
+        one, two = turn_and_bias(act, sign, bias)
+        turn = one if rows is None else torch.where(rows, one, turn)
+        turned = two if rows is None else torch.where(rows, two, turned)
+    return turn, turned
+
+
+def even_biases(parts: Parts, bias: Tensor) -> Tensor:
+    """:func:`even_bias` of neurons with one activation or several."""
+    if len(parts) == 1:
+        return even_bias(*parts[0][:2], bias)
+    even = torch.zeros_like(bias)
+    for act, sign, rows in parts:
+        one = even_bias(act, sign, bias)
+        even = one if rows is None else torch.where(rows, one, even)
+    return even

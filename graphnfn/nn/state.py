@@ -44,13 +44,14 @@ class PlaceTable(nn.Module):
         self.vectors = nn.Parameter((2 * torch.rand(size, width) - 1) * scale)
 
     def forward(self, level: Level) -> Tensor:
-        if level.place.numel() and int(level.place[-1]) >= len(self.vectors):
+        stacked = level.bias.dim() == 3  # then the level is one group, whose places are 0, 1, ...
+        count = level.bias.shape[1] if stacked else int(level.place.max()) + 1
+        if count > len(self.vectors):
             raise SpecError(
-                f"a network has {int(level.place.max()) + 1} {level.role} neurons; this model was sized for "
+                f"a network has {count} {level.role} neurons; this model was sized for "
                 f"{len(self.vectors)}: give GraphMetaNet(config, specs=[...]) all architectures it shall read"
             )
-        vectors = self.vectors[level.place]
-        return vectors[None] if level.bias.dim() == 3 else vectors
+        return self.vectors[None, :count] if stacked else self.vectors[level.place]
 
 
 class LevelCode(nn.Module):

@@ -122,9 +122,17 @@ class TapTable(nn.Module):
 
     def gain(self, block: Block) -> Tensor:
         """Channels of each of the sums."""
-        if not block.taps:
-            return self.dense
-        return self.kernel_gain if block.kind == "conv" else self.position_gain
+        return self.gains[gain_slot(block)]
+
+    @property
+    def gains(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of blocks without taps, of conv kernels, and of flattened positions."""
+        return self.dense, self.kernel_gain, self.position_gain
+
+
+def gain_slot(block: Block) -> int:
+    """Which of ``TapTable.gains`` is a block's."""
+    return 0 if not block.taps else 1 if block.kind == "conv" else 2
 
 
 def _factors(taps: int, rank: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -11,14 +11,16 @@ written once, against the interface, and both wirings give the same numbers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from graphnfn.activations import Activation
+from graphnfn.nn.parity import Parts, even_biases, turns_and_biases
 from graphnfn.nn.taps import TapTable
+from graphnfn.nn.typed import soft_root
 from graphnfn.spec import Block, Role
 
 Head = Callable[[Tensor], Tensor]
@@ -37,32 +39,46 @@ class Level:
     Args:
         role: input, hidden or output, the same for all of them.
         bias: canonical bias ``[..., 1]``.
-        even_bias: what of it is even ``[..., 1]``.
-        turn: conversion between in- and out-typed features ``[..., 1]``, see :mod:`graphnfn.nn.parity`;
-            None where it is 1 for all.
-        turned_bias: the bias as an out-typed feature ``[..., 1]``.
         signed: whether the neuron's sign is free ``[..., 1]``, or one answer for all.
         periodic: whether half turns act on the neuron ``[..., 1]``, or one answer for all.
         place: the neuron's place in its group ``[...]``.
         depth_in, depth_out: blocks from the inputs and to the outputs ``[...]``.
         kind: activation id ``[...]``.
-        parts: the activations, with the mask of the neurons that have it (None: all).
+        parts: the activations, whether their sign is free, and the mask of the neurons that have it (None: all).
+        plain: whether ``turn`` is 1 for all.
         slope: PReLU slopes ``[..., 1]``, where there are any.
     """
 
     role: Role
     bias: Tensor
-    even_bias: Tensor
-    turn: Tensor | None
-    turned_bias: Tensor
     signed: Tensor | bool
     periodic: Tensor | bool
     place: Tensor
     depth_in: Tensor
     depth_out: Tensor
     kind: Tensor
-    parts: tuple[tuple[Activation, Tensor | None], ...]
+    parts: Parts
+    plain: bool
     slope: Tensor | None
+
+    @cached_property
+    def even_bias(self) -> Tensor:
+        """What of the bias is even ``[..., 1]``."""
+        return even_biases(self.parts, self.bias)
+
+    @cached_property
+    def _turned(self) -> tuple[Tensor, Tensor]:
+        return turns_and_biases(self.parts, self.bias)
+
+    @property
+    def turn(self) -> Tensor | None:
+        """Conversion between in- and out-typed features ``[..., 1]``, see :mod:`~graphnfn.nn.parity`; None: all 1."""
+        return None if self.plain else self._turned[0]
+
+    @property
+    def turned_bias(self) -> Tensor:
+        """The bias as an out-typed feature ``[..., 1]``."""
+        return self.bias if self.plain else self._turned[1]
 
     def even(self, values: Tensor) -> Tensor:
         """Values as even features: as they are where no sign is free, else their absolute value."""
@@ -74,18 +90,51 @@ class Level:
         """In-typed values as out-typed ones, and back."""
         return values if self.turn is None else values * self.turn
 
-    def activate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Every neuron's own activation at z, and its derivative there (rows that mix neurons: identity)."""
+    def activate(self, z: Tensor, slope: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Every neuron's own activation at z, and its derivative there (rows that mix neurons: identity).
+
+        ``slope`` takes the place of the level's own PReLU slopes, for z of some of its networks.
+        """
+        slope = self.slope if slope is None else slope
         value = derivative = None
-        for act, rows in self.parts:
+        for act, _, rows in self.parts:
             if act.rule.elementwise:
-                x, dx = act.value_and_slope(z, self.slope)
+                x, dx = act.value_and_slope(z, slope)
             else:
                 x, dx = z, torch.ones_like(z)
             value = x if value is None or rows is None else torch.where(rows, x, value)
             derivative = dx if derivative is None or rows is None else torch.where(rows, dx, derivative)
         assert value is not None and derivative is not None
         return value, derivative
+
+
+@dataclass(frozen=True)
+class NativeCall:
+    """What a native sweep works with besides weights; lists run over levels.
+
+    Args:
+        even: even features, to which what the neurons see is added.
+        start: states x of the input levels.
+        end: by output level, states from which the way back begins, next to ``answer`` of the outputs.
+        answer: ``d -> d``.
+        taps: tap vectors.
+        bias_gain: factor ``[d]`` of the biases; periodic neurons keep theirs, since half turns act on it.
+        mix: by role, a, b, c of ``e + root(a |x| + b x y + c |y|)`` as ``[3, d]``.
+    """
+
+    even: list[Tensor]
+    start: dict[int, Tensor]
+    end: dict[int, Tensor]
+    answer: nn.Linear
+    taps: TapTable
+    bias_gain: Tensor
+    mix: Mapping[str, Tensor]
+
+    def beta(self, level: Level) -> Tensor | float:
+        """Factors of a level's biases, ``[d]`` or ``[..., d]``, or 1."""
+        if isinstance(level.periodic, bool):
+            return 1.0 if level.periodic else self.bias_gain
+        return torch.where(level.periodic, 1.0, self.bias_gain)
 
 
 class Wiring(ABC):
@@ -152,6 +201,32 @@ class Wiring(ABC):
     @abstractmethod
     def num_bundles(self) -> int:
         """How many bundles there are."""
+
+    def native(self, call: NativeCall) -> tuple[list[Tensor], list[Tensor]]:
+        """A native sweep, see :class:`~graphnfn.nn.native.NativeSweep`: even features and activations per level.
+
+        This is the reference loop; a wiring may have something faster that gives the same numbers.
+        """
+        xs: list[Tensor] = []
+        slopes: list[Tensor] = []
+        for i, level in enumerate(self.levels):
+            if level.role == "input":
+                x, slope = call.start[i], torch.ones_like(call.start[i])
+            else:
+                x, slope = level.activate(self.pull(i, xs, call.taps) + level.bias * call.beta(level))
+            xs.append(x)
+            slopes.append(slope)
+        ys: list[Tensor] = [torch.empty(0)] * len(xs)
+        even = list(call.even)
+        for i in reversed(range(len(xs))):
+            level, x = self.levels[i], xs[i]
+            returned = call.end[i] + call.answer(x) if level.role == "output" else self.push(i, ys, call.taps)
+            ys[i] = returned * slopes[i]
+            of_x, of_product, of_y = call.mix[level.role]
+            seen = torch.addcmul(x * returned * of_product, level.even(x), of_x)
+            # activations span decades, hence the root
+            even[i] = even[i] + soft_root(torch.addcmul(seen, level.even(returned), of_y))
+        return even, xs
 
     def lift(self, taps: TapTable) -> list[Tensor]:
         """Per bundle, ``sum_t w[t] tap[t]``: weights as typed edge features ``[..., d]``."""

@@ -172,7 +172,7 @@ def test_native_sweep_starts_as_evaluation():
         if level.role == "input":
             xs.append(layer.inputs(level))
         else:
-            xs.append(level.activate(wiring.pull(i, xs, layer.taps) + level.bias * layer._beta(level))[0])
+            xs.append(level.activate(wiring.pull(i, xs, layer.taps) + level.bias)[0])
     expected = run(graph, layer.inputs.vectors.T)[0]
     torch.testing.assert_close(xs[-1][0].T, expected)
     state = layer(State(code(wiring)), wiring)
