@@ -1,0 +1,156 @@
+"""The native sweep on traced networks: rounds of running them on learned inputs and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from graphnfn.nn.channels import Channels, Network, sweep
+from graphnfn.nn.sites import KINDS, find_sites
+from graphnfn.nn.typed import soft_root
+from graphnfn.traced import TracedSpec
+from graphnfn.traced_stack import TracedStack
+
+CHUNK = 8
+"""Channels that run at a time where memory is to be saved."""
+_FACTS = 3
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a round knows of one network.
+
+    Args:
+        neurons: ``[total, d]``: per number of every site, activation times adjoint in each channel.
+        network: ``[hidden]``.
+    """
+
+    neurons: Tensor
+    network: Tensor
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The sites of a spec as columns."""
+
+    owner: Tensor
+    counts: Tensor
+    kinds: Tensor
+    facts: Tensor
+
+
+@lru_cache(maxsize=64)
+def _table(spec: TracedSpec, device: torch.device) -> _Table:
+    sites = find_sites(spec)
+    counts = torch.tensor([s.count for s in sites.sites], dtype=torch.float64)
+    shares = [s.count / len(s.segment) for s in sites.sites]  # less than 1 where linear groups are
+    facts = torch.stack([counts.log1p() / 4, torch.tensor(shares), torch.tensor([s.order for s in sites.sites])], -1)
+    kinds = torch.tensor([KINDS.index(s.kind) for s in sites.sites], dtype=torch.long)
+    return _Table(*(t.to(device) for t in (sites.owner(), counts, kinds, facts)))
+
+
+class TracedSweep(nn.Module):
+    """One round: a traced network is run on d learned inputs, and back from d learned cotangents.
+
+    ``z -> z (1 + gain)`` wherever neurons have a place in the program (see :class:`~graphnfn.nn.sites.Site`); round
+    features are ``e_i = dL/dgain_i = sum z_i dL/dz_i``, activation times adjoint, of charge 0, and the outputs. Gains,
+    inputs and cotangents of a round are learned functions of what the rounds before it found, so messages of later
+    rounds run along a modulated network; in the first round gains depend on the kind of operator only. Everything
+    starts near evaluation and back-propagation of the network itself. Inputs, tokens and cotangents are learned sums
+    of d fixed random ones, so no parameter depends on the shape of a network.
+
+    Args:
+        width: channels d.
+        hidden: numbers per network.
+        first: whether there is no round before this one.
+
+    Shape: ``Found`` in (not in the first round) and out.
+    """
+
+    def __init__(self, width: int, hidden: int, *, first: bool) -> None:
+        super().__init__()
+        self.inputs = nn.Parameter(torch.eye(width) + torch.randn(width, width) * 0.3 * width**-0.5)
+        self.answers = nn.Parameter(torch.eye(width) + torch.randn(width, width) * 0.3 * width**-0.5)
+        self.kind = nn.Embedding(len(KINDS), width)
+        self.facts = nn.Linear(_FACTS, width, bias=False)
+        nn.init.normal_(self.kind.weight, std=0.1)
+        nn.init.normal_(self.facts.weight, std=0.1)
+        if not first:
+            self.neuron = nn.Linear(2 * width, width)
+            self.network = nn.Linear(hidden, width)
+            self.turn = nn.Linear(hidden, 2 * width)
+        self.first = first
+        self.site = nn.Sequential(nn.Linear(4 * width + _FACTS, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.outputs = nn.Linear(width * width, hidden)
+
+    def forward(self, network: Network, before: Found | None, *, checkpoint: bool) -> Found:
+        table = _table(network.spec, self.inputs.device)
+        width, dtype = len(self.inputs), self.inputs.dtype
+        facts = table.facts.to(dtype)
+        code = self.kind(table.kinds)
+        gate = (code + self.facts(facts))[table.owner]
+        inputs, answers = self.inputs, self.answers
+        if before is not None:
+            seen = torch.cat([soft_root(before.neurons), _normed(before.neurons, table)], -1)
+            gate = gate + self.neuron(seen) + self.network(before.network)
+            turns = 1 + 0.5 * torch.tanh(self.turn(before.network)).to(dtype).view(2, width)
+            inputs, answers = inputs * turns[0], answers * turns[1]
+        gains = 0.5 * torch.tanh(gate)
+        channels = Channels(inputs.to(dtype), answers.to(dtype), gains.to(dtype).T.contiguous())
+        e, o = sweep(network, channels, size=CHUNK if checkpoint else width, checkpoint=checkpoint)
+        neurons = (e.T * table.counts.to(dtype).sqrt()[table.owner, None]).to(network.device)
+        hidden = self.outputs(soft_root(o).flatten()) + self.site(self._pooled(neurons, table, code, facts)).sum(0)
+        return Found(neurons, hidden)
+
+    def _pooled(self, neurons: Tensor, table: _Table, code: Tensor, facts: Tensor) -> Tensor:
+        """Per site: mean, deviation and size of its neurons' features, and what is known of it."""
+        rows = soft_root(neurons)
+        mean = _mean(rows, table)
+        spread = (_mean((rows - mean[table.owner]) ** 2, table) + _TINY).sqrt()
+        size = 0.1 * (_mean(neurons**2, table) + _TINY).log()
+        return torch.cat([mean, spread, size, code, facts], -1)
+
+
+def _mean(values: Tensor, table: _Table) -> Tensor:
+    total = values.new_zeros(len(table.counts), values.shape[1]).index_add(0, table.owner, values)
+    return total / table.counts.to(values.dtype)[:, None]
+
+
+def _normed(values: Tensor, table: _Table) -> Tensor:
+    """Relative to the root mean square of their site and channel."""
+    return values * torch.rsqrt(_mean(values**2, table) + _TINY)[table.owner]
+
+
+class TracedSweeps(nn.Module):
+    """Rounds of :class:`TracedSweep`, one after the other, and their sum per network.
+
+    Args:
+        width: channels d.
+        rounds: how many.
+        hidden: numbers per network.
+        checkpoint: whether to trade time for memory: :data:`CHUNK` channels at a time, run again in the backward pass.
+
+    Shape: ``[networks, hidden]``.
+    """
+
+    def __init__(self, width: int, rounds: int, hidden: int, *, checkpoint: bool = False) -> None:
+        super().__init__()
+        self.rounds = nn.ModuleList(TracedSweep(width, hidden, first=k == 0) for k in range(rounds))
+        self.checkpoint = checkpoint
+
+    def forward(self, stack: TracedStack) -> Tensor:
+        rows = [self._one(Network.of(stack, row)) for row in range(stack.size)]
+        return torch.stack(rows)
+
+    def _one(self, network: Network) -> Tensor:
+        found = None
+        total = None
+        for layer in self.rounds:
+            found = layer(network, found, checkpoint=self.checkpoint)
+            total = found.network if total is None else total + found.network
+        assert total is not None
+        return total
