@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Data
 
 from graphnfn.errors import SpecError
@@ -49,6 +50,8 @@ class MetaNetConfig:
             "synchronous" is classical message passing, "combined" is native then gated: the best here.
         head: "invariant" gives ``[networks, out]``, "edit" gives edited graphs.
         rank: terms of the edit head's low-rank update.
+        checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
+            what it made, and traced networks are run on a few channels at a time.
 
     Raises:
         SpecError: a value is out of range.
@@ -60,6 +63,7 @@ class MetaNetConfig:
     layer: Literal["native", "gated", "synchronous", "combined"] = "combined"
     head: Literal["invariant", "edit"] = "invariant"
     rank: int = 8
+    checkpoint: bool = False
 
     def __post_init__(self) -> None:
         if self.layer not in LAYERS or self.head not in ("invariant", "edit"):
@@ -103,7 +107,7 @@ class GraphMetaNet(nn.Module):
         self.code = LevelCode(c.width)
         self.layers = nn.ModuleList(layer(c.width, sizes) for _ in range(c.rounds) for layer in LAYERS[c.layer])
         if sizes.traced:
-            self.reader = TracedReader(c.width, 4 * c.width)
+            self.reader = TracedReader(c.width, 4 * c.width, rounds=c.rounds, layer=c.layer, checkpoint=c.checkpoint)
         self.head = EditHead(c.width, c.rank, sizes) if c.head == "edit" else InvariantReadout(c.width, c.out, sizes)
 
     def forward(self, data: Data) -> Tensor | NeuralGraph:
@@ -157,7 +161,8 @@ class GraphMetaNet(nn.Module):
     def _features(self, wiring: Wiring) -> State:
         state = State(self.code(wiring))
         for layer in self.layers:
-            state = layer(state, wiring)
+            again = self.config.checkpoint and torch.is_grad_enabled()
+            state = checkpoint(layer, state, wiring, use_reentrant=False) if again else layer(state, wiring)
         return state
 
     def get_extra_state(self) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -135,9 +134,7 @@ class _Again(torch.autograd.Function):
             out = ctx.run(*leaves, create_graph=True)
             asked = [t for t, w in zip(leaves, wanted, strict=True) if w]
             pairs = [(o, g) for o, g in zip(out, grads, strict=True) if o.requires_grad]
-            found = iter(
-                torch.autograd.grad([o for o, _ in pairs], asked, [g for _, g in pairs], allow_unused=True)
-            )
+            found = iter(torch.autograd.grad([o for o, _ in pairs], asked, [g for _, g in pairs], allow_unused=True))
         return (None, *(next(found) if w else None for w in wanted))
 
 
@@ -150,18 +147,17 @@ def _there_and_back(network: Network, channels: Channels, create_graph: bool) ->
     kind, device = network.dtype, network.device
     recurrent = any(op.target in _RECURRENT for op in network.spec.program.ops)
     gains = channels.gains if channels.gains.requires_grad else channels.gains.detach().requires_grad_()
-    with ExitStack() as calm:
-        calm.enter_context(sdpa_kernel(SDPBackend.MATH))  # the others cannot be differentiated twice
-        calm.enter_context(torch.autocast(device.type, enabled=False))
-        calm.enter_context(torch.backends.mkldnn.flags(enabled=False) if recurrent else nullcontext())
+    calm = torch.autocast(device.type, enabled=False)
+    with calm, sdpa_kernel(SDPBackend.MATH):  # other kernels of attention cannot be differentiated twice
 
         def one(inputs: Tensor, gains: Tensor) -> Tensor:
             return _outputs(network, inputs, gains)
 
         arguments = (channels.inputs.to(device, kind), gains.to(device, kind))
-        mapped = torch.stack([one(*a) for a in zip(*arguments, strict=True)]) if recurrent else (
-            torch.func.vmap(one)(*arguments)
-        )  # fmt: skip
+        if recurrent:  # PyTorch has no batching rule for them
+            mapped = torch.stack([one(*a) for a in zip(*arguments, strict=True)])
+        else:
+            mapped = torch.func.vmap(one)(*arguments)
         o = mapped.to(gains.dtype)
         if not o.requires_grad:  # no neuron has a place that is known
             return torch.zeros_like(gains), o

@@ -29,7 +29,7 @@ class Site:
 
     Args:
         op: name of the result.
-        params: the weights that say so; several where a recurrent layer runs in both directions.
+        ends: the weights that say so, each with its axis; two where a recurrent layer runs in both directions.
         axis: of the result, from its end.
         kind: one of :data:`KINDS`.
         segment: ``[size]``, entry on the axis -> its place among the site's numbers; slots of linear groups share one.
@@ -39,7 +39,7 @@ class Site:
     """
 
     op: str
-    params: tuple[str, ...]
+    ends: tuple[tuple[str, int], ...]
     axis: int
     kind: str
     segment: Tensor
@@ -88,16 +88,14 @@ def find_sites(spec: TracedSpec) -> Sites:
             continue
         segment = _joined([p for p in parts if p is not None])
         count = int(segment.max()) + 1
-        names = tuple(name for name, _ in place.ends)
-        share = order[twins.get(names[0], names[0])] / len(order)
-        found.append(Site(op.name, names, place.axis, place.kind, segment, start, count, share))
+        first = place.ends[0][0]
+        share = order[twins.get(first, first)] / len(order)
+        found.append(Site(op.name, place.ends, place.axis, place.kind, segment, start, count, share))
         start += count
     return Sites(tuple(found), _soft_tokens(spec, named))
 
 
-def segments(
-    law: SymmetryLaw, shapes: Mapping[str, tuple[int, ...]], name: str, axis: int
-) -> Tensor | None:
+def segments(law: SymmetryLaw, shapes: Mapping[str, tuple[int, ...]], name: str, axis: int) -> Tensor | None:
     """``[size]``: entries along an axis that only their sum is invariant of have one number; all others their own.
 
     None where the law does not move the tensor's entries along this axis as a whole, or not the tensor at all.
@@ -202,7 +200,7 @@ def _recurrent(op: Op, tensors: _Tensors) -> _Place | None:
 
 
 def _soft_tokens(spec: TracedSpec, tensors: _Tensors) -> dict[str, str]:
-    """Embeddings of indices that come from the inputs alone, in tables whose rows the symmetry leaves where they are."""
+    """Embeddings of indices that come from the inputs alone, in tables whose rows stay where they are."""
     program = spec.program
     given, fixed = set(program.inputs), set(program.inputs) | set(program.constants)
     found: dict[str, str] = {}
@@ -210,9 +208,18 @@ def _soft_tokens(spec: TracedSpec, tensors: _Tensors) -> dict[str, str]:
         refs = set(op.refs())
         if op.target == "aten.embedding.default" and isinstance(op.args[1], Ref) and op.args[1].name in given:
             end = tensors.axis(op.args[0], 0, 2)
-            if end is not None and end[1] == 0 and not any(x.axis == 0 for x in spec.law.legs_of.get(end[0], ())):
+            if end is not None and end[1] == 0 and _stays(spec.law, end[0], 0):
                 found[op.name] = end[0]
         if refs <= fixed:
             fixed.add(op.name)
             given |= {op.name} if refs & given else set()
     return found
+
+
+def _stays(law: SymmetryLaw, name: str, axis: int) -> bool:
+    """Whether no element of the law moves entries along that axis of a tensor."""
+    exchanged = {(p.param, p.axis) for e in law.exchanges for part in e.parts for p in part}
+    moving = {g for family in law.families for bundle in family for g in bundle}
+    moving |= {g.id for g in law.groups if g.permutable or law.gauges_of[g.id]}
+    legs = [leg for leg in law.legs_of.get(name, ()) if leg.axis == axis]
+    return (name, axis) not in exchanged and not any(leg.group in moving or leg.where for leg in legs)

@@ -25,11 +25,12 @@ class Found:
     """What a round knows of one network.
 
     Args:
-        neurons: ``[total, d]``: per number of every site, activation times adjoint in each channel.
+        seen: ``[total, 2 d]``: per number of every site, activation times adjoint in each channel, as soft roots, and
+            relative to the others of their site.
         network: ``[hidden]``.
     """
 
-    neurons: Tensor
+    seen: Tensor
     network: Tensor
 
 
@@ -95,34 +96,24 @@ class TracedSweep(nn.Module):
         gate = (code + self.facts(facts))[table.owner]
         inputs, answers = self.inputs, self.answers
         if before is not None:
-            seen = torch.cat([soft_root(before.neurons), _normed(before.neurons, table)], -1)
-            gate = gate + self.neuron(seen) + self.network(before.network)
+            gate = gate + self.neuron(before.seen) + self.network(before.network)
             turns = 1 + 0.5 * torch.tanh(self.turn(before.network)).to(dtype).view(2, width)
             inputs, answers = inputs * turns[0], answers * turns[1]
         gains = 0.5 * torch.tanh(gate)
         channels = Channels(inputs.to(dtype), answers.to(dtype), gains.to(dtype).T.contiguous())
         e, o = sweep(network, channels, size=CHUNK if checkpoint else width, checkpoint=checkpoint)
         neurons = (e.T * table.counts.to(dtype).sqrt()[table.owner, None]).to(network.device)
-        hidden = self.outputs(soft_root(o).flatten()) + self.site(self._pooled(neurons, table, code, facts)).sum(0)
-        return Found(neurons, hidden)
-
-    def _pooled(self, neurons: Tensor, table: _Table, code: Tensor, facts: Tensor) -> Tensor:
-        """Per site: mean, deviation and size of its neurons' features, and what is known of it."""
-        rows = soft_root(neurons)
+        rows, square = soft_root(neurons), _mean(neurons**2, table) + _TINY
         mean = _mean(rows, table)
         spread = (_mean((rows - mean[table.owner]) ** 2, table) + _TINY).sqrt()
-        size = 0.1 * (_mean(neurons**2, table) + _TINY).log()
-        return torch.cat([mean, spread, size, code, facts], -1)
+        sites = self.site(torch.cat([mean, spread, 0.1 * square.log(), code, facts], -1))
+        seen = torch.cat([rows, neurons * square.rsqrt()[table.owner]], -1)
+        return Found(seen, self.outputs(soft_root(o).flatten()) + sites.sum(0))
 
 
 def _mean(values: Tensor, table: _Table) -> Tensor:
     total = values.new_zeros(len(table.counts), values.shape[1]).index_add(0, table.owner, values)
     return total / table.counts.to(values.dtype)[:, None]
-
-
-def _normed(values: Tensor, table: _Table) -> Tensor:
-    """Relative to the root mean square of their site and channel."""
-    return values * torch.rsqrt(_mean(values**2, table) + _TINY)[table.owner]
 
 
 class TracedSweeps(nn.Module):
@@ -134,7 +125,7 @@ class TracedSweeps(nn.Module):
         hidden: numbers per network.
         checkpoint: whether to trade time for memory: :data:`CHUNK` channels at a time, run again in the backward pass.
 
-    Shape: ``[networks, hidden]``.
+    Shape: per network ``[hidden]``, and what the last round found.
     """
 
     def __init__(self, width: int, rounds: int, hidden: int, *, checkpoint: bool = False) -> None:
@@ -142,15 +133,13 @@ class TracedSweeps(nn.Module):
         self.rounds = nn.ModuleList(TracedSweep(width, hidden, first=k == 0) for k in range(rounds))
         self.checkpoint = checkpoint
 
-    def forward(self, stack: TracedStack) -> Tensor:
-        rows = [self._one(Network.of(stack, row)) for row in range(stack.size)]
-        return torch.stack(rows)
+    def forward(self, stack: TracedStack) -> list[tuple[Tensor, Found]]:
+        return [self._one(Network.of(stack, row)) for row in range(stack.size)]
 
-    def _one(self, network: Network) -> Tensor:
-        found = None
-        total = None
+    def _one(self, network: Network) -> tuple[Tensor, Found]:
+        total, found = None, None
         for layer in self.rounds:
             found = layer(network, found, checkpoint=self.checkpoint)
             total = found.network if total is None else total + found.network
-        assert total is not None
-        return total
+        assert total is not None and found is not None
+        return total, found
