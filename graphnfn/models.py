@@ -107,7 +107,8 @@ class GraphMetaNet(nn.Module):
         self.code = LevelCode(c.width)
         self.layers = nn.ModuleList(layer(c.width, sizes) for _ in range(c.rounds) for layer in LAYERS[c.layer])
         if sizes.traced:
-            self.reader = TracedReader(c.width, 4 * c.width, rounds=c.rounds, layer=c.layer, checkpoint=c.checkpoint)
+            settings = {"rounds": c.rounds, "layer": c.layer, "checkpoint": c.checkpoint, "edit": c.head == "edit"}
+            self.reader = TracedReader(c.width, 4 * c.width, **settings)  # type: ignore[arg-type]
         self.head = EditHead(c.width, c.rank, sizes) if c.head == "edit" else InvariantReadout(c.width, c.out, sizes)
 
     def forward(self, data: Data) -> Tensor | NeuralGraph:

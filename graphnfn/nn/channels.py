@@ -18,36 +18,35 @@ from graphnfn.running import run_program
 from graphnfn.traced import TracedSpec
 from graphnfn.traced_stack import TracedStack
 
+_GAINS = 2
+"""Their place among the arguments."""
 _RECURRENT = ("aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input")
 
 
 @dataclass(frozen=True)
 class Channels:
-    """What tells the d runs of a network apart.
+    """What tells the d runs of each of B networks apart.
 
     Args:
-        inputs: ``[d, K]``: channel c sees ``sum_k inputs[c, k] B_k``, where B_k are fixed random inputs; tokens are
+        inputs: ``[B, d, K]``: channel c sees ``sum_k inputs[c, k] B_k``, where B_k are fixed random inputs; tokens are
             mixed after they were embedded.
-        answers: ``[d, K]``: channel c sends back ``sum_k answers[c, k] C_k``, C_k fixed random cotangents.
-        gains: ``[d, total]``: entries of a site are multiplied by ``1 + gain``.
+        answers: ``[B, d, K]``: channel c sends back ``sum_k answers[c, k] C_k``, C_k fixed random cotangents.
+        gains: ``[B, d, total]``: entries of a site are multiplied by ``1 + gain``.
     """
 
     inputs: Tensor
     answers: Tensor
     gains: Tensor
 
-    def __len__(self) -> int:
-        return len(self.inputs)
-
     def parts(self, size: int) -> list[Channels]:
         """Some channels at a time."""
-        fields = (self.inputs.split(size), self.answers.split(size), self.gains.split(size))
+        fields = (self.inputs.split(size, 1), self.answers.split(size, 1), self.gains.split(size, 1))
         return [Channels(*f) for f in zip(*fields, strict=True)]
 
 
 @dataclass(frozen=True)
-class Network:
-    """One network of a stack, in the type that it shall run in."""
+class Networks:
+    """Some networks of a stack, in the type that they shall run in."""
 
     spec: TracedSpec
     tensors: Mapping[str, Tensor]
@@ -55,7 +54,7 @@ class Network:
     inputs: tuple[Tensor, ...]
 
     @staticmethod
-    def of(stack: TracedStack, row: int) -> Network:
+    def of(stack: TracedStack, rows: slice = slice(None)) -> Networks:
         """Half precision becomes float32; under autocast everything becomes the type that it asks for."""
         device = next(iter(stack.tensors.values())).device.type
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -64,8 +63,13 @@ class Network:
             half = t.dtype in (torch.float16, torch.bfloat16)
             return t.to(kind) if kind is not None else t.float() if half else t
 
-        tensors = {n: fit(t[row]) for n, t in stack.tensors.items()}
-        return Network(stack.spec, tensors, stack.extra, stack.inputs)
+        tensors = {n: fit(t[rows]) for n, t in stack.tensors.items()}
+        return Networks(stack.spec, tensors, stack.extra, stack.inputs)
+
+    @property
+    def size(self) -> int:
+        """How many."""
+        return len(next(iter(self.tensors.values())))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,39 +80,39 @@ class Network:
         return next(iter(self.tensors.values())).device
 
 
-def sweep(network: Network, channels: Channels, *, size: int, checkpoint: bool) -> tuple[Tensor, Tensor]:
-    """Run a network forward and back, on some channels at a time.
+def sweep(networks: Networks, channels: Channels, *, size: int, checkpoint: bool) -> tuple[Tensor, Tensor]:
+    """Run networks forward and back, on some channels at a time.
 
     With ``f_c`` the network on the inputs of channel c, ``o[c, k] = <C_k, f_c>`` and ``L_c = sum_k answers[c, k]
     o[c, k]``: ``e[c, i] = dL_c / dgain[c, i]``, which is ``z_i dL_c/dz_i`` summed over all places where neuron i is.
 
     Args:
-        network: what is run; it may require gradients, too.
+        networks: what is run; they may require gradients, too.
         channels: d of them.
         size: channels at a time.
         checkpoint: whether to keep nothing for the backward pass but the arguments, and run once more there: memory
             is then that of ``size`` channels.
 
     Returns:
-        ``e [d, total]`` and ``o [d, K]``, in the type of the channels.
+        ``e [B, d, total]`` and ``o [B, d, K]``, in the type of the channels.
 
     Raises:
         SpecError: no output is a floating point tensor.
     """
-    found = [_some(network, part, checkpoint) for part in channels.parts(size)]
+    found = [_some(networks, part, checkpoint) for part in channels.parts(size)]
     e, o = zip(*found, strict=True)
-    return torch.cat(e), torch.cat(o)
+    return torch.cat(e, 1), torch.cat(o, 1)
 
 
-def _some(network: Network, channels: Channels, checkpoint: bool) -> tuple[Tensor, Tensor]:
-    names = [n for n, t in network.tensors.items() if t.requires_grad and torch.is_grad_enabled()]
-    leaves = (channels.inputs, channels.answers, channels.gains, *(network.tensors[n] for n in names))
+def _some(networks: Networks, channels: Channels, checkpoint: bool) -> tuple[Tensor, Tensor]:
+    names = [n for n, t in networks.tensors.items() if t.requires_grad and torch.is_grad_enabled()]
+    leaves = (channels.inputs, channels.answers, channels.gains, *(networks.tensors[n] for n in names))
 
     def run(*given: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:
         inputs, answers, gains, *weights = given
-        tensors = {n: t.detach() for n, t in network.tensors.items()} | dict(zip(names, weights, strict=True))
-        one = Network(network.spec, tensors, network.extra, network.inputs)
-        return _there_and_back(one, Channels(inputs, answers, gains), create_graph)
+        tensors = {n: t.detach() for n, t in networks.tensors.items()} | dict(zip(names, weights, strict=True))
+        some = Networks(networks.spec, tensors, networks.extra, networks.inputs)
+        return _there_and_back(some, Channels(inputs, answers, gains), create_graph)
 
     if torch.is_grad_enabled() and not checkpoint:
         return run(*leaves, create_graph=True)
@@ -123,7 +127,7 @@ class _Again(torch.autograd.Function):
         ctx.run = run
         ctx.save_for_backward(*leaves)
         with torch.inference_mode(False), torch.enable_grad():
-            out = run(*(_leaf(t, True) for t in leaves), create_graph=False)
+            out = run(*(_leaf(t, k == _GAINS) for k, t in enumerate(leaves)), create_graph=False)
         return tuple(t.detach() for t in out)
 
     @staticmethod
@@ -143,22 +147,12 @@ def _leaf(t: Tensor, wanted: bool) -> Tensor:
     return t.requires_grad_(wanted)
 
 
-def _there_and_back(network: Network, channels: Channels, create_graph: bool) -> tuple[Tensor, Tensor]:
-    kind, device = network.dtype, network.device
-    recurrent = any(op.target in _RECURRENT for op in network.spec.program.ops)
+def _there_and_back(networks: Networks, channels: Channels, create_graph: bool) -> tuple[Tensor, Tensor]:
+    kind, device = networks.dtype, networks.device
     gains = channels.gains if channels.gains.requires_grad else channels.gains.detach().requires_grad_()
     calm = torch.autocast(device.type, enabled=False)
     with calm, sdpa_kernel(SDPBackend.MATH):  # other kernels of attention cannot be differentiated twice
-
-        def one(inputs: Tensor, gains: Tensor) -> Tensor:
-            return _outputs(network, inputs, gains)
-
-        arguments = (channels.inputs.to(device, kind), gains.to(device, kind))
-        if recurrent:  # PyTorch has no batching rule for them
-            mapped = torch.stack([one(*a) for a in zip(*arguments, strict=True)])
-        else:
-            mapped = torch.func.vmap(one)(*arguments)
-        o = mapped.to(gains.dtype)
+        o = _mapped(networks, channels.inputs.to(device, kind), gains.to(device, kind)).to(gains)
         if not o.requires_grad:  # no neuron has a place that is known
             return torch.zeros_like(gains), o
         loss = (o * channels.answers).sum()
@@ -166,16 +160,35 @@ def _there_and_back(network: Network, channels: Channels, create_graph: bool) ->
     return e, o
 
 
-def _outputs(network: Network, inputs: Tensor, gains: Tensor) -> Tensor:
-    """One channel: ``[K]`` products of the outputs with fixed cotangents."""
-    spec, device = network.spec, network.device
+def _mapped(networks: Networks, inputs: Tensor, gains: Tensor) -> Tensor:
+    """``[B, d, K]``: all networks on all channels."""
+
+    def one(inputs: Tensor, gains: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        return _outputs(networks, inputs, gains, tensors)
+
+    tensors = dict(networks.tensors)
+    if any(op.target in _RECURRENT for op in networks.spec.program.ops):  # PyTorch cannot map them
+        rows = []
+        for b in range(len(inputs)):
+            single = {n: t[b] for n, t in tensors.items()}
+            rows.append(torch.stack([one(x, g, single) for x, g in zip(inputs[b], gains[b], strict=True)]))
+        return torch.stack(rows)
+    channelwise = torch.func.vmap(one, (0, 0, None))
+    if len(inputs) == 1:  # products with one matrix cost less than batches of them
+        return channelwise(inputs[0], gains[0], {n: t[0] for n, t in tensors.items()})[None]
+    return torch.func.vmap(channelwise)(inputs, gains, tensors)
+
+
+def _outputs(networks: Networks, inputs: Tensor, gains: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """One network and channel: ``[K]`` products of the outputs with fixed cotangents."""
+    spec, device = networks.spec, networks.device
     sites = find_sites(spec)
     at = {s.op: s for s in sites.sites}
     waves = len(inputs)
 
     def observe(name: str, value: Any) -> Any:
         if name in sites.tokens:
-            value = _mixed(network.tensors[sites.tokens[name]], value, inputs)
+            value = _mixed(tensors[sites.tokens[name]], value, inputs)
         site = at.get(name)
         if site is None:
             return value
@@ -185,9 +198,9 @@ def _outputs(network: Network, inputs: Tensor, gains: Tensor) -> Tensor:
 
     given = [
         torch.tensordot(inputs, wave(k, waves, tuple(x.shape), inputs.dtype, device), 1) if x.is_floating_point() else x
-        for k, x in enumerate(network.inputs)
+        for k, x in enumerate(networks.inputs)
     ]
-    found = run_program(spec, network.tensors, network.extra, given, observe=observe)
+    found = run_program(spec, tensors, networks.extra, given, observe=observe)
     numbers = [(k, y) for k, y in enumerate(found) if isinstance(y, Tensor) and y.is_floating_point()]
     if not numbers:
         raise SpecError("no output of this network is a floating point tensor: it cannot be read")

@@ -72,7 +72,7 @@ def _probed(stack: TracedStack, row: int, probes: int) -> Iterator[Iterator[tupl
             for y in targets:
                 cotangent = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
                 loss = loss + (cotangent * y).sum() / max(1, y.numel()) ** 0.5
-            grads = list(torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
+            grads: list[Tensor | None] = [*torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)]
         del outputs, targets, loss
         yield _each(wide, grads)
 
@@ -127,7 +127,7 @@ class ProductReader(nn.Module):
             shape, k = spec.params[name], order[twins.get(name, name)]
             facts = [math.log1p(math.prod(shape)), len(shape), k / len(pooled)]
             fixed = values.new_tensor(facts).expand(len(values), -1)
-            out[name] = self.tensor(torch.cat([values, fixed], -1).to(self.tensor[0].weight.dtype))
+            out[name] = self.tensor(torch.cat([values, fixed], -1).to(next(self.parameters()).dtype))
         return out
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graphnfn.nn.products import PROBES, ProductReader, pooled_products, pooled_sensitivities, sensitivities
 from graphnfn.nn.sites import find_sites
-from graphnfn.nn.traced_sweep import Found, TracedSweeps
+from graphnfn.nn.traced_sweep import TracedSweeps
 from graphnfn.nn.typed import soft_root
 from graphnfn.traced import TracedSpec
 from graphnfn.traced_stack import TracedStack
@@ -31,29 +31,30 @@ class TracedReader(nn.Module):
         rounds: of sweeps.
         layer: the kind of layer.
         checkpoint: whether sweeps trade time for memory.
+        edit: whether it shall edit.
 
     Shape: ``[networks, hidden]``.
     """
 
     def __init__(
-        self, width: int, hidden: int, *, rounds: int = 1, layer: str = "combined", checkpoint: bool = False
-    ) -> None:
+        self, width: int, hidden: int, *, rounds: int = 1, layer: str = "combined", checkpoint: bool = False,
+        edit: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.sweeps = self.products = self.entry = None
-        if layer not in _PRODUCTS_ONLY:
-            self.sweeps = TracedSweeps(width, rounds, hidden, checkpoint=checkpoint)
-            self.rows = nn.Linear(2 * width, 1)
-        if layer not in _SWEEPS_ONLY:
-            self.products = ProductReader(width, hidden)
-            self.entry = nn.Sequential(nn.Linear(PROBES, width), nn.SiLU(), nn.Linear(width, 1))
-        self.whole = nn.Linear(hidden, 1)
-        self.scale = nn.Parameter(torch.tensor(0.01))
+        swept, read = layer not in _PRODUCTS_ONLY, layer not in _SWEEPS_ONLY
+        self.sweeps = TracedSweeps(width, rounds, hidden, checkpoint=checkpoint) if swept else None
+        self.products = ProductReader(width, hidden) if read else None
+        if edit:
+            self.scale = nn.Parameter(torch.tensor(0.01))
+            self.whole = nn.Linear(hidden, 1)
+            self.rows = nn.Linear(2 * width, 1) if swept else None
+            self.entry = nn.Sequential(nn.Linear(PROBES, width), nn.SiLU(), nn.Linear(width, 1)) if read else None
 
     def forward(self, stack: TracedStack) -> Tensor:
         """Features of every network."""
         parts = []
         if self.sweeps is not None:
-            parts.append(torch.stack([total for total, _ in self.sweeps(stack)]))
+            parts.append(self.sweeps(stack)[0])
         if self.products is not None:
             tensors = self.products(stack.spec, pooled_sensitivities(stack))
             parts.append(torch.stack(list(tensors.values())).sum(0))
@@ -65,28 +66,28 @@ class TracedReader(nn.Module):
         Targets are the neurons that a tensor leads to; those of a linear group change alike, and so do the entries of
         tensors with linear groups.
         """
-        shares = {name: self.scale.new_zeros(1) for name in stack.tensors}
+        shares: dict[str, Tensor] = {}
         if self.sweeps is not None:
-            swept = self.sweeps(stack)
-            network = self.whole(torch.stack([total for total, _ in swept]))[:, 0]
-            targets = self._targets(stack.spec, [last for _, last in swept])
+            total, seen = self.sweeps(stack)
+            network, targets = self.whole(total)[:, 0], self._targets(stack.spec, seen)
             shares = {n: _lift(network, t.dim()) + targets.get(n, 0.0) for n, t in stack.tensors.items()}
         if self.products is not None:
             for name, share in self._entries(stack).items():
-                shares[name] = shares[name] + share
+                shares[name] = shares[name] + share if name in shares else share
         edited = {n: (w * (1 + self.scale * torch.tanh(shares[n]))).to(w.dtype) for n, w in stack.tensors.items()}
         return replace(stack, tensors=edited)
 
-    def _targets(self, spec: TracedSpec, found: list[Found]) -> dict[str, Tensor]:
+    def _targets(self, spec: TracedSpec, found: Tensor) -> dict[str, Tensor]:
         """Shares of the neurons that tensors lead to, along their axis: ``[B, .., n, ..]``."""
+        assert self.rows is not None
         out: dict[str, Tensor] = {}
-        seen = self.rows(torch.stack([f.seen for f in found]))[..., 0]
+        seen = self.rows(found)[..., 0]
         for site in find_sites(spec).sites:
-            if len(site.ends) > 1:
+            if len(site.ends) != 1:
                 continue
-            (name, axis), values = site.ends[0], seen[:, site.start : site.start + site.count]
-            shape = [1] * (1 + len(spec.params[name]))
-            shape[0], shape[axis + 1] = len(found), -1
+            name, axis = site.ends[0]
+            values = seen[:, site.start : site.start + site.count]
+            shape = [len(found), *(-1 if a == axis else 1 for a in range(len(spec.params[name])))]
             out[name] = out.get(name, 0.0) + values[:, site.segment.to(values.device)].view(shape)
         return out
 

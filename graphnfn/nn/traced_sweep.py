@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from graphnfn.nn.channels import Channels, Network, sweep
+from graphnfn.nn.channels import Channels, Networks, sweep
 from graphnfn.nn.sites import KINDS, find_sites
 from graphnfn.nn.typed import soft_root
 from graphnfn.traced import TracedSpec
@@ -16,18 +17,20 @@ from graphnfn.traced_stack import TracedStack
 
 CHUNK = 8
 """Channels that run at a time where memory is to be saved."""
+TOGETHER = 2**21
+"""Weights of networks that run at a time."""
 _FACTS = 3
 _TINY = 1e-6
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a round knows of one network.
+    """What a round knows of B networks.
 
     Args:
-        seen: ``[total, 2 d]``: per number of every site, activation times adjoint in each channel, as soft roots, and
-            relative to the others of their site.
-        network: ``[hidden]``.
+        seen: ``[B, total, 2 d]``: per number of every site, activation times adjoint in each channel, as soft roots,
+            and relative to the others of their site.
+        network: ``[B, hidden]``.
     """
 
     seen: Tensor
@@ -88,31 +91,32 @@ class TracedSweep(nn.Module):
         self.site = nn.Sequential(nn.Linear(4 * width + _FACTS, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.outputs = nn.Linear(width * width, hidden)
 
-    def forward(self, network: Network, before: Found | None, *, checkpoint: bool) -> Found:
-        table = _table(network.spec, self.inputs.device)
+    def forward(self, networks: Networks, before: Found | None, *, checkpoint: bool) -> Found:
+        table = _table(networks.spec, self.inputs.device)
         width, dtype = len(self.inputs), self.inputs.dtype
-        facts = table.facts.to(dtype)
-        code = self.kind(table.kinds)
-        gate = (code + self.facts(facts))[table.owner]
-        inputs, answers = self.inputs, self.answers
+        facts, code = table.facts.to(dtype), self.kind(table.kinds)
+        gate = (code + self.facts(facts))[table.owner].expand(networks.size, -1, -1)
+        inputs, answers = (t.expand(networks.size, -1, -1) for t in (self.inputs, self.answers))
         if before is not None:
-            gate = gate + self.neuron(before.seen) + self.network(before.network)
-            turns = 1 + 0.5 * torch.tanh(self.turn(before.network)).to(dtype).view(2, width)
-            inputs, answers = inputs * turns[0], answers * turns[1]
-        gains = 0.5 * torch.tanh(gate)
-        channels = Channels(inputs.to(dtype), answers.to(dtype), gains.to(dtype).T.contiguous())
-        e, o = sweep(network, channels, size=CHUNK if checkpoint else width, checkpoint=checkpoint)
-        neurons = (e.T * table.counts.to(dtype).sqrt()[table.owner, None]).to(network.device)
+            gate = gate + self.neuron(before.seen) + self.network(before.network)[:, None]
+            turns = 1 + 0.5 * torch.tanh(self.turn(before.network)).to(dtype).view(-1, 2, 1, width)
+            inputs, answers = inputs * turns[:, 0], answers * turns[:, 1]
+        gains = 0.5 * torch.tanh(gate).to(dtype).transpose(1, 2).contiguous()
+        channels = Channels(inputs, answers, gains)
+        e, o = sweep(networks, channels, size=CHUNK if checkpoint else width, checkpoint=checkpoint)
+        neurons = e.transpose(1, 2) * table.counts.to(dtype).sqrt()[table.owner, None]
         rows, square = soft_root(neurons), _mean(neurons**2, table) + _TINY
         mean = _mean(rows, table)
-        spread = (_mean((rows - mean[table.owner]) ** 2, table) + _TINY).sqrt()
-        sites = self.site(torch.cat([mean, spread, 0.1 * square.log(), code, facts], -1))
-        seen = torch.cat([rows, neurons * square.rsqrt()[table.owner]], -1)
-        return Found(seen, self.outputs(soft_root(o).flatten()) + sites.sum(0))
+        spread = (_mean((rows - mean[:, table.owner]) ** 2, table) + _TINY).sqrt()
+        fixed = torch.cat([code, facts.to(code)], -1).expand(networks.size, -1, -1)
+        sites = self.site(torch.cat([mean, spread, 0.1 * square.log(), fixed], -1))
+        seen = torch.cat([rows, neurons * square.rsqrt()[:, table.owner]], -1)
+        return Found(seen, self.outputs(soft_root(o).flatten(1)) + sites.sum(1))
 
 
 def _mean(values: Tensor, table: _Table) -> Tensor:
-    total = values.new_zeros(len(table.counts), values.shape[1]).index_add(0, table.owner, values)
+    """Over the numbers of every site."""
+    total = values.new_zeros(len(values), len(table.counts), values.shape[-1]).index_add(1, table.owner, values)
     return total / table.counts.to(values.dtype)[:, None]
 
 
@@ -125,7 +129,7 @@ class TracedSweeps(nn.Module):
         hidden: numbers per network.
         checkpoint: whether to trade time for memory: :data:`CHUNK` channels at a time, run again in the backward pass.
 
-    Shape: per network ``[hidden]``, and what the last round found.
+    Shape: ``[networks, hidden]``, and what the last round saw of neurons, ``[networks, total, 2 width]``.
     """
 
     def __init__(self, width: int, rounds: int, hidden: int, *, checkpoint: bool = False) -> None:
@@ -133,13 +137,17 @@ class TracedSweeps(nn.Module):
         self.rounds = nn.ModuleList(TracedSweep(width, hidden, first=k == 0) for k in range(rounds))
         self.checkpoint = checkpoint
 
-    def forward(self, stack: TracedStack) -> list[tuple[Tensor, Found]]:
-        return [self._one(Network.of(stack, row)) for row in range(stack.size)]
+    def forward(self, stack: TracedStack) -> tuple[Tensor, Tensor]:
+        weights = sum(math.prod(shape) for shape in stack.spec.params.values())
+        step = max(1, TOGETHER // weights)
+        parts = [self._some(Networks.of(stack, slice(k, k + step))) for k in range(0, stack.size, step)]
+        total, seen = zip(*parts, strict=True)
+        return torch.cat(total), torch.cat(seen)
 
-    def _one(self, network: Network) -> tuple[Tensor, Found]:
+    def _some(self, networks: Networks) -> tuple[Tensor, Tensor]:
         total, found = None, None
         for layer in self.rounds:
-            found = layer(network, found, checkpoint=self.checkpoint)
+            found = layer(networks, found, checkpoint=self.checkpoint)
             total = found.network if total is None else total + found.network
         assert total is not None and found is not None
-        return total, found
+        return total, found.seen
