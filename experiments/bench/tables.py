@@ -109,11 +109,14 @@ def _published(rows: list[dict[str, Any]]) -> Table:
 def _scaling(found: dict[str, Any]) -> Table:
     lines = [[*row[:1], *row[1:]] for row in _cost_rows(found["rows"], "weights")]
     parts = [
-        f"{name}: time {e['time']['line']:.2f} (steepest {e['time']['steepest']:.2f}), "
-        f"memory {e['memory']['line']:.2f} ({e['memory']['steepest']:.2f})"
+        f"{name}: time {spread(e['time']['line'])}, steepest {spread(e['time']['steepest'])}, "
+        f"memory {e['memory']['line']:.2f}, steepest {e['memory']['steepest']:.2f}"
         for name, e in found["exponents"].items()
     ]
-    text = f"Training steps on one network. Exponents, wanted at most {scaling.TARGET}: {'; '.join(parts)}."
+    text = (
+        f"Training steps on one network; {scaling.RUNNING} is forward and back on as many inputs as width. Exponents "
+        f"over all sizes and between neighbours, wanted at most {scaling.TARGET}: {'; '.join(parts)}."
+    )
     return Table("Growth with the network", text, ("network", "weights", *_COST), lines)
 
 
