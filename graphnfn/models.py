@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Data
 
 from graphnfn.errors import SpecError
@@ -58,6 +59,8 @@ class MetaNetConfig:
         rank: terms of the edit head's low-rank update.
         jitter: of the lattice of probes in training, see :class:`graphnfn.nn.lattice.LatticeProbes`.
         dropout: share of features that training leaves out in front of dense layers that see whole networks.
+        checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
+            what it made, and traced networks are run on a few channels at a time.
 
     Raises:
         SpecError: a value is out of range.
@@ -71,6 +74,7 @@ class MetaNetConfig:
     rank: int = 8
     jitter: float = 0.0
     dropout: float = 0.0
+    checkpoint: bool = False
 
     def __post_init__(self) -> None:
         if self.layer not in LAYERS or self.head not in ("invariant", "edit"):
@@ -118,7 +122,8 @@ class GraphMetaNet(nn.Module):
         kinds = [kind for _ in range(c.rounds) for kind in LAYERS[c.layer]]
         self.layers = nn.ModuleList(kind(c.width, sizes, **settings.get(kind, {})) for kind in kinds)
         if sizes.traced:
-            self.reader = TracedReader(c.width, 4 * c.width)
+            options = {"rounds": c.rounds, "layer": c.layer, "checkpoint": c.checkpoint, "edit": c.head == "edit"}
+            self.reader = TracedReader(c.width, 4 * c.width, **options)  # type: ignore[arg-type]
         self.head = (
             EditHead(c.width, c.rank, sizes)
             if c.head == "edit"
@@ -184,7 +189,8 @@ class GraphMetaNet(nn.Module):
     def _features(self, wiring: Wiring) -> State:
         state = State(self.code(wiring))
         for layer in self.layers:
-            state = layer(state, wiring)
+            again = self.config.checkpoint and torch.is_grad_enabled()
+            state = checkpoint(layer, state, wiring, use_reentrant=False) if again else layer(state, wiring)
         return state
 
     def get_extra_state(self) -> Any:

@@ -109,11 +109,14 @@ def _published(rows: list[dict[str, Any]]) -> Table:
 def _scaling(found: dict[str, Any]) -> Table:
     lines = [[*row[:1], *row[1:]] for row in _cost_rows(found["rows"], "weights")]
     parts = [
-        f"{name}: time {e['time']['line']:.2f} (steepest {e['time']['steepest']:.2f}), "
-        f"memory {e['memory']['line']:.2f} ({e['memory']['steepest']:.2f})"
+        f"{name}: time {spread(e['time']['line'])}, steepest {spread(e['time']['steepest'])}, "
+        f"memory {e['memory']['line']:.2f}, steepest {e['memory']['steepest']:.2f}"
         for name, e in found["exponents"].items()
     ]
-    text = f"Training steps on one network. Exponents, wanted at most {scaling.TARGET}: {'; '.join(parts)}."
+    text = (
+        f"Training steps on one network; {scaling.RUNNING} is forward and back on as many inputs as width. Exponents "
+        f"over all sizes and between neighbours, wanted at most {scaling.TARGET}: {'; '.join(parts)}."
+    )
     return Table("Growth with the network", text, ("network", "weights", *_COST), lines)
 
 
@@ -150,16 +153,18 @@ def _large(rows: list[dict[str, Any]]) -> Table:
     lines = []
     for r in rows:
         if "error" in r:
-            lines.append([r["name"], "failed", r["error"]] + [""] * 5)
+            lines.append([r["name"], r["run"], r["error"]] + [""] * 7)
             continue
-        line = [r["name"], f"{r['weights']:,}", f"{r['convert']['wall_s']:.1f}", f"{r['convert']['peak_gb']:.1f}"]
-        line += [f"{r[p][k]:.1f}" for p in ("forward", "both") for k in ("cpu_s", "peak_gb")]
-        lines.append(line)
+        line = [r["name"], r["run"], f"{r['weights']:,}", f"{r['convert']['cpu_s']:.1f}", f"{r['load']['peak_gb']:.2f}"]
+        line += [f"{r[p][k]:.{d}f}" for p in ("forward", "both") for k, d in (("cpu_s", 1), ("peak_gb", 2))]
+        lines.append([*line, f"{r['without_gradient']} of {r['parameters']}"])
     text = (
-        "One network through two rounds of width 32, each in a process of its own; peak resident memory of the "
-        f"process so far. Wanted: at most {LIMIT_GB:g} GB."
+        "One network through two rounds of sweeps of width 32 (layer native), each in a process of its own. GiB are "
+        "the peak resident memory of the process so far; libraries and the network itself take what is there after "
+        f"loading. Wanted: at most {LIMIT_GB:g} GiB."
     )
-    head = ("network", "weights", "convert, s", "GB", "forward, CPU s", "GB", "forward and backward, CPU s", "GB")
+    head = ("network", "run", "weights", "convert, CPU s", "loaded, GiB", "forward, CPU s", "GiB")
+    head += ("forward and backward, CPU s", "GiB", "parameters without gradient")
     return Table("Large networks", text, head, lines)
 
 

@@ -1,163 +1,110 @@
-"""Reading traced networks: products of weights and their gradients, invariant under every symmetry of the law."""
+"""Reading and editing traced networks: sweeps along their own program, and products of weights and gradients."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from graphnfn.errors import SpecError
-from graphnfn.law import Leg
+from graphnfn.nn.products import PROBES, ProductReader, pooled_products, pooled_sensitivities, sensitivities
+from graphnfn.nn.sites import find_sites
+from graphnfn.nn.traced_sweep import TracedSweeps
 from graphnfn.nn.typed import soft_root
-from graphnfn.running import run_program
-from graphnfn.symmetry.exchange import orbits
-from graphnfn.symmetry.law_element import places
 from graphnfn.traced import TracedSpec
 from graphnfn.traced_stack import TracedStack
 
-PROBES = 8
-"""Random input batches, and random cotangents at the outputs, per network."""
-
-
-def sensitivities(stack: TracedStack, probes: int = PROBES) -> dict[str, Tensor]:
-    """``w * dL_k/dw`` for probe functions ``L_k = <c_k, f(x_k)> / |c_k|``, per tensor ``[B, K, *shape]``.
-
-    A weight and its gradient transform inversely under permutations, scales, signs and linear maps, so the products
-    are invariant under scales and signs, move with permutations, and their sums over a group are invariant under
-    GL. Summed over a neuron's incoming weights they are activation times adjoint. The probes are fixed random numbers.
-    They are no differentiable function of the weights here.
-
-    Raises:
-        SpecError: no output depends on the weights.
-    """
-    rows = [_one(stack, row, probes) for row in range(stack.size)]
-    return {name: torch.stack([r[name] for r in rows]) for name in stack.tensors}
-
-
-def _one(stack: TracedStack, row: int, probes: int) -> dict[str, Tensor]:
-    spec = stack.spec
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        wide = {n: t[row].detach().float() if _half(t) else t[row].detach() for n, t in stack.tensors.items()}
-        leaves = {n: t.clone().requires_grad_() for n, t in wide.items()}
-        parts: dict[str, list[Tensor]] = {n: [] for n in leaves}
-        for inputs, generator in _probes(stack, probes):
-            outputs = run_program(spec, leaves, stack.extra, inputs)
-            targets = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
-            if not targets:
-                raise SpecError("no output of this network depends on its weights: it cannot be read")
-            loss = torch.zeros((), device=targets[0].device)
-            for y in targets:
-                cotangent = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
-                loss = loss + (cotangent * y).sum() / max(1, y.numel()) ** 0.5
-            grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
-                parts[name].append(torch.zeros_like(leaf) if grad is None else (leaf * grad).detach())
-    return {name: torch.stack(values) for name, values in parts.items()}
-
-
-def _half(tensor: Tensor) -> bool:
-    return tensor.dtype in (torch.float16, torch.bfloat16)
-
-
-def _probes(stack: TracedStack, probes: int) -> Iterator[tuple[list[Tensor], torch.Generator]]:
-    for k in range(probes):
-        generator = torch.Generator().manual_seed(k)
-        device = next(iter(stack.tensors.values())).device
-        yield (
-            [
-                torch.randn(x.shape, generator=generator, dtype=torch.float64).to(device)
-                if x.is_floating_point()
-                else x.to(device)
-                for x in stack.inputs
-            ],
-            generator,
-        )
+_SWEEPS_ONLY = ("native", "probes")
+_PRODUCTS_ONLY = ("gated", "synchronous")
 
 
 class TracedReader(nn.Module):
     """Features of traced networks, and edits of their weights, exact under every element of their law.
 
-    Per tensor, entries of linear groups are summed first; then means and deviations over all entries, over targets and
-    over sources, of soft roots of the products ``w dL/dw``. Tensors are pooled by a sum.
+    Which parts there are follows the kind of layer that chains are read with: "native" and "probes" have sweeps
+    (:class:`~graphnfn.nn.traced_sweep.TracedSweep`), "gated" and "synchronous" read products of weights and gradients
+    (:class:`~graphnfn.nn.products.ProductReader`), all others have both. Tensors are pooled by a sum.
 
     Args:
         width: channels.
         hidden: numbers per network.
+        rounds: of sweeps.
+        layer: the kind of layer.
+        checkpoint: whether sweeps trade time for memory.
+        edit: whether it shall edit.
 
     Shape: ``[networks, hidden]``.
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, *, rounds: int = 1, layer: str = "combined", checkpoint: bool = False,
+        edit: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.tensor = nn.Sequential(nn.Linear(6 * PROBES + 3, 4 * width), nn.SiLU(), nn.Linear(4 * width, hidden))
-        self.whole = nn.Linear(hidden, 1)
-        self.entry = nn.Sequential(nn.Linear(PROBES, width), nn.SiLU(), nn.Linear(width, 1))
-        self.scale = nn.Parameter(torch.tensor(0.01))
+        swept, read = layer not in _PRODUCTS_ONLY, layer not in _SWEEPS_ONLY
+        self.sweeps = TracedSweeps(width, rounds, hidden, checkpoint=checkpoint) if swept else None
+        self.products = ProductReader(width, hidden) if read else None
+        if edit:
+            self.scale = nn.Parameter(torch.tensor(0.01))
+            self.whole = nn.Linear(hidden, 1)
+            self.rows = nn.Linear(2 * width, 1) if swept else None
+            self.entry = nn.Sequential(nn.Linear(PROBES, width), nn.SiLU(), nn.Linear(width, 1)) if read else None
 
     def forward(self, stack: TracedStack) -> Tensor:
         """Features of every network."""
-        return torch.stack(list(self._tensors(stack, sensitivities(stack)).values())).sum(0)
+        parts = []
+        if self.sweeps is not None:
+            parts.append(self.sweeps(stack)[0])
+        if self.products is not None:
+            tensors = self.products(stack.spec, pooled_sensitivities(stack))
+            parts.append(torch.stack(list(tensors.values())).sum(0))
+        return torch.stack(parts).sum(0)
 
     def edit(self, stack: TracedStack) -> TracedStack:
-        """``w (1 + s tanh(a_tensor + a_entry))``: changes of at most a share s; entries of GL groups change alike."""
-        products = sensitivities(stack)
-        features = self._tensors(stack, products)
-        linear = {v.group for v in stack.spec.law.gauges if v.linear}
-        edited = {}
-        for name, weight in stack.tensors.items():
-            share = self.whole(features[name]).view(-1, *(1,) * (weight.dim() - 1))
-            if not any(leg.group in linear for leg in stack.spec.law.legs_of.get(name, ())):
-                share = share + self.entry(soft_root(products[name].to(share.dtype)).movedim(1, -1))[..., 0]
-            edited[name] = (weight * (1 + self.scale * torch.tanh(share))).to(weight.dtype)
+        """``w (1 + s tanh(a_tensor + a_target + a_entry))``: changes of at most a share s.
+
+        Targets are the neurons that a tensor leads to; those of a linear group change alike, and so do the entries of
+        tensors with linear groups.
+        """
+        shares: dict[str, Tensor] = {}
+        if self.sweeps is not None:
+            total, seen = self.sweeps(stack)
+            network, targets = self.whole(total)[:, 0], self._targets(stack.spec, seen)
+            shares = {n: _lift(network, t.dim()) + targets.get(n, 0.0) for n, t in stack.tensors.items()}
+        if self.products is not None:
+            for name, share in self._entries(stack).items():
+                shares[name] = shares[name] + share if name in shares else share
+        edited = {n: (w * (1 + self.scale * torch.tanh(shares[n]))).to(w.dtype) for n, w in stack.tensors.items()}
         return replace(stack, tensors=edited)
 
-    def _tensors(self, stack: TracedStack, products: dict[str, Tensor]) -> dict[str, Tensor]:
-        dtype = self.scale.dtype
-        out = {}
-        order, twins = {name: k for k, name in enumerate(products)}, orbits(stack.spec.law.exchanges)
-        for name, values in products.items():
-            k = order[twins.get(name, name)]
-            facts = [math.log1p(math.prod(values.shape[2:])), values.dim() - 2.0, k / len(products)]
-            pooled = pooled_products(stack.spec, name, values).to(dtype)
-            fixed = pooled.new_tensor(facts).expand(len(pooled), -1)
-            out[name] = self.tensor(torch.cat([pooled, fixed], -1))
+    def _targets(self, spec: TracedSpec, found: Tensor) -> dict[str, Tensor]:
+        """Shares of the neurons that tensors lead to, along their axis: ``[B, .., n, ..]``."""
+        assert self.rows is not None
+        out: dict[str, Tensor] = {}
+        seen = self.rows(found)[..., 0]
+        for site in find_sites(spec).sites:
+            if len(site.ends) != 1:
+                continue
+            name, axis = site.ends[0]
+            values = seen[:, site.start : site.start + site.count]
+            shape = [len(found), *(-1 if a == axis else 1 for a in range(len(spec.params[name])))]
+            out[name] = out.get(name, 0.0) + values[:, site.segment.to(values.device)].view(shape)
         return out
 
-
-def pooled_products(spec: TracedSpec, name: str, values: Tensor) -> Tensor:
-    """Invariants of one tensor: ``[B, K, *shape]`` to ``[B, 6 K]``."""
-    legs = spec.law.legs_of.get(name, ())
-    linear = {v.group for v in spec.law.gauges if v.linear}
-    for axis in sorted({leg.axis for leg in legs if leg.group in linear}):
-        values = _summed(spec, values, axis, [leg for leg in legs if leg.axis == axis], linear)
-    values = values.double()
-    kept = [leg for leg in legs if not leg.where]  # a column that means other neurons in other rows is no sum
-    axes = [leg.axis + 2 for leg in sorted(kept, key=lambda leg: (not leg.dst, leg.axis))]
-    ends = [next((a for a in axes), None), next((a for a in reversed(axes) if a != axes[0]), None)]
-    views = [values.flatten(2)]
-    for end in ends:
-        rest = [a for a in range(2, values.dim()) if a != end]
-        views.append(views[0] if end is None else values.sum(rest) if rest else values)
-    parts = []
-    for view in views:
-        rows = soft_root(view)
-        mean = rows.mean(-1)
-        parts += [mean, torch.sqrt(((rows - mean[..., None]) ** 2).mean(-1) + 1e-12)]
-    return torch.cat(parts, -1)
+    def _entries(self, stack: TracedStack) -> dict[str, Tensor]:
+        assert self.products is not None and self.entry is not None
+        products = sensitivities(stack)
+        pooled = {name: pooled_products(stack.spec, name, values) for name, values in products.items()}
+        features = self.products(stack.spec, pooled)
+        linear = {v.group for v in stack.spec.law.gauges if v.linear}
+        shares = {}
+        for name, values in products.items():
+            share = _lift(self.whole(features[name])[:, 0], values.dim() - 1)
+            if not any(leg.group in linear for leg in stack.spec.law.legs_of.get(name, ())):
+                share = share + self.entry(soft_root(values.to(share.dtype)).movedim(1, -1))[..., 0]
+            shares[name] = share
+        return shares
 
 
-def _summed(spec: TracedSpec, values: Tensor, axis: int, legs: list[Leg], linear: set[str]) -> Tensor:
-    """Along one axis, the entries of every slot of a linear group as one entry: their sum."""
-    size = values.shape[axis + 2]
-    segment = torch.arange(size)
-    for leg in legs:
-        if leg.group in linear:
-            index = places(leg, spec.law.by_id[leg.group].size)
-            segment[index] = index[:1]
-    _, segment = segment.unique(return_inverse=True)
-    shape = (*values.shape[: axis + 2], int(segment.max()) + 1, *values.shape[axis + 3 :])
-    return values.new_zeros(shape).index_add(axis + 2, segment.to(values.device), values)
+def _lift(values: Tensor, dim: int) -> Tensor:
+    return values.view(-1, *(1,) * (dim - 1))

@@ -6,8 +6,9 @@ Exactness alone is cheap: a constant has it.  A model may be invariant to the sy
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,13 @@ from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.testing.compare import MetaModule, evaluate, findings
+from graphnfn.testing.traced_separation import (
+    traced_changes,
+    traced_columns,
+    traced_factors,
+    traced_rows,
+    traced_signs,
+)
 from graphnfn.traced_stack import TracedStack
 
 GraphMap = Callable[[NeuralGraph], NeuralGraph]
@@ -47,37 +55,38 @@ def separating_transforms(graph: NeuralGraph, seed: int = 0) -> dict[str, GraphM
         >>> list(separating_transforms(random_graph(mlp_spec([2, 8, 8, 1], "relu"))))
         ['uncoupled rows', 'uncoupled columns', 'kernel factors', 'shuffled signs']
     """
-    if any(isinstance(s, TracedStack) for s in graph.stacks()):
-        raise GraphNFNError(
-            "separating maps are made for MLPs and CNNs: disturb the tensors of traced networks yourself"
-        )
     makers = {
-        "uncoupled rows": _rows,
-        "uncoupled columns": _columns,
-        "kernel factors": _factors,
-        "shuffled signs": _signs,
+        "uncoupled rows": (_rows, traced_rows),
+        "uncoupled columns": (_columns, traced_columns),
+        "kernel factors": (_factors, traced_factors),
+        "shuffled signs": (_signs, traced_signs),
     }
     maps = {}
-    for number, (name, maker) in enumerate(makers.items()):
+    for number, (name, (of_chain, of_traced)) in enumerate(makers.items()):
         generator = torch.Generator().manual_seed(seed * len(makers) + number)
-        tables = {s.spec: maker(s, generator) for s in graph.stacks()}
+        tables = {
+            s.spec: of_traced(s, generator) if isinstance(s, TracedStack) else of_chain(s, generator)
+            for s in graph.stacks()
+        }
         if all(table is not None for table in tables.values()):
             maps[name] = _Tables(tables)
     return maps
 
 
 class _Tables:
-    """Per architecture, a map of the blocks of a stack."""
+    """Per architecture, a map of the blocks of a stack, or of the tensors of a traced one."""
 
-    def __init__(self, tables: dict[NetSpec, Callable[[int, Tensor], Tensor] | None]) -> None:
+    def __init__(self, tables: Mapping[NetSpec, Callable[[Any, Tensor], Tensor] | None]) -> None:
         self._tables = tables
 
     def __call__(self, graph: NeuralGraph) -> NeuralGraph:
         return graph.map_stacks(self._move)
 
-    def _move(self, stack: Stack) -> Stack:
+    def _move(self, stack: Any) -> Any:
         table = self._tables[stack.spec]
         assert table is not None
+        if isinstance(stack, TracedStack):
+            return replace(stack, tensors={name: table(name, t) for name, t in stack.tensors.items()})
         return replace(stack, blocks=tuple(table(b, weight) for b, weight in enumerate(stack.blocks)))
 
 
@@ -148,6 +157,9 @@ def function_changes(graph: NeuralGraph, moved: NeuralGraph, seed: int = 0) -> T
     """
     changes = torch.ones(graph.num_graphs, dtype=torch.float64)
     for old, new, places in zip(graph.stacks(), moved.stacks(), graph.members(), strict=True):
+        if isinstance(old, TracedStack):
+            changes[places] = torch.tensor(traced_changes(old, new, seed), dtype=torch.float64)
+            continue
         generator = torch.Generator().manual_seed(seed)
         try:
             inputs = torch.randn(_SAMPLES, *input_shape(old.spec), generator=generator, dtype=torch.float64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -131,7 +133,10 @@ def result() -> dict:
         "scaling": scaling.scaling((4, 8), width=4, rounds=1),
         "loading": loading.loading(networks=4, zoo_size=16, rounds=2),
         "zoo": generation.generation(steps=2, alone=1, rounds=1, scale=0.02, setting=("fused", 1)),
-        "large": [large.measure("encoder"), {"name": "other", "error": "exit code 1: no memory"}],
+        "large": [
+            *large.large(["encoder"], ["checkpoint, bfloat16"]),
+            {"name": "other", "run": "plain", "error": "exit code 1: no memory"},
+        ],
     }
     for row in small["models"]:
         row["parameters"] = 1234
@@ -167,7 +172,14 @@ def test_tables_are_rectangular(result: dict) -> None:
 
 def test_a_large_network_leaves_its_time_and_memory(result: dict) -> None:
     row = result["large"]["found"][0]
-    assert row["both"]["cpu_s"] > 0 and row["convert"]["peak_gb"] <= row["both"]["peak_gb"] < 24
+    assert row["both"]["cpu_s"] > 0 and 0.1 < row["load"]["peak_gb"] <= row["both"]["peak_gb"] < 24
+    assert row["parameters"] > 20 and row["without_gradient"] == 0
+
+
+def test_a_large_network_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    (row,) = large.large(["encoder"], ["plain"])
+    assert row == {"name": "encoder", "run": "plain", "error": "exit code 1: no message"}
 
 
 def test_both_ways_of_making_a_zoo_train_the_same_networks(result: dict) -> None:

@@ -108,5 +108,21 @@ def test_the_testing_kit_catches_a_reader_of_raw_weights(all_graphs: list[gn.Neu
 def test_what_is_for_chains_only_says_so(all_graphs: list[gn.NeuralGraph]) -> None:
     with pytest.raises(gn.GraphNFNError, match="MLPs and CNNs"):
         gn.canonical_signs(all_graphs[0])
-    with pytest.raises(gn.GraphNFNError, match="MLPs and CNNs"):
-        gn.testing.assert_separates(_model(all_graphs, "invariant"), all_graphs[0])
+
+
+@pytest.mark.parametrize("layer", ["native", "gated", "combined"])
+def test_every_layer_notices_what_is_no_symmetry(layer: str, graph: gn.NeuralGraph) -> None:
+    config = gn.MetaNetConfig(width=8, rounds=2, layer=layer)  # type: ignore[arg-type]
+    model = gn.GraphMetaNet(config, specs=[graph.spec]).double()
+    with torch.no_grad():
+        assert len(gn.testing.assert_separates(model, graph)) >= 3
+
+
+def test_separation_catches_a_blind_reader_of_traced_networks(graph: gn.NeuralGraph) -> None:
+    """Negative control: sums of squares are blind to everything but factors."""
+
+    def blind(networks: gn.NeuralGraph) -> torch.Tensor:
+        return torch.stack([sum(t.square().sum() for t in g.state_dict().values()) for g in networks.to_data_list()])
+
+    with pytest.raises(AssertionError, match="blind to .*'uncoupled rows'"):
+        gn.testing.assert_separates(blind, graph)
