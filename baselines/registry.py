@@ -34,6 +34,7 @@ from baselines.nfn import (
     PositionedNPInvariant,
     PositionedNPInvariantAsPublished,
 )
+from baselines.nft_like import NFTLike
 from baselines.probegen import ProbeGen
 from baselines.scalegmn import PermutationScaleGMN, ScaleGMN, ScaleGMNAsPublished
 from baselines.statnet import StatNet
@@ -54,6 +55,7 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "dws": DWSNet,
         "dws_deepsets": DeepSetsDWSNet,
         "dng_like": DNGLike,
+        "nft_like": NFTLike,
         "gmn_lim": LimGMN,
         "scalegmn": ScaleGMN,
         "scalegmn_as_published": ScaleGMNAsPublished,
