@@ -44,8 +44,18 @@ _COST = """
 
 Forward, backward and AdamW on {networks} networks, CPU milliseconds on one thread, median (quartiles). **Official** is
 the unmodified code at the same settings, but on another machine (a Xeon; `experiments/published_costs.yaml` has
-sources and threads): take the ratio as a rough one. Rows without a preset have the defaults, ours width 32 and one
-round.
+sources and threads): take the ratio as a rough one, and the table below where both ran here. Rows without a preset have
+the defaults, ours width 32 and one round.
+"""
+
+_PEERS = """
+## Beside the official codes, on this machine
+
+The same step of our model and of the unmodified official code (`--peers FOLDER` with clones, see `experiments/peers`),
+taken in turns in one process, one thread, {networks} networks: medians of CPU milliseconds, and the median over turns
+of ours / official. Both have the same settings, networks, loss and AdamW. What the official data loaders prepare, such
+as PyG batches of neuron graphs, is prepared outside of the step; ours makes its batch inside. Counts of parameters
+differ where a note says why.
 """
 
 _ADAPTERS = """
@@ -80,6 +90,8 @@ def page(found: dict[str, Any]) -> str:
     ]
     parts += ["\nWhat was tried:\n\n" + "".join(f"- {name}\n" for name in found["disturbances"])]
     parts += [_COST.format(networks=about["networks"]), _table(_TIMES, (r for m in found["models"] for r in _times(m)))]
+    if found["peers"]:
+        parts += [_PEERS.format(networks=about["networks"]), _table(_BESIDE, map(_beside, found["peers"]))]
     if found["adapters"]:
         rows = found["adapters"]
         parts += [_ADAPTERS.format(changes=", ".join(found["changes"])), _table(_BASES, map(_adapter, rows))]
@@ -93,6 +105,9 @@ def page(found: dict[str, Any]) -> str:
 
 
 _SYMMETRY = ("model", "paper", "claims", *KINDS, "parity (golden files)", "settings beside the defaults")
+_BESIDE = (
+    "model", "networks", "preset", "official code", "parameters", "ms", "official ms", "ours / official", "turns",
+)  # fmt: skip
 _BASES = ("model", "paper", "claims", *adapters.KINDS)
 _TIMES = ("model", "networks", "preset", "parameters", "ms", "official ms", "ours / official")
 
@@ -146,6 +161,17 @@ def _times(model: dict[str, Any]) -> Iterable[list[str]]:
             f"{official['step_ms']:,.0f}" if official else "",
             f"{t['ms'] / official['step_ms']:.2f}" if official else "",
         ]  # fmt: skip
+
+
+def _beside(pair: dict[str, Any]) -> list[str]:
+    counts = f"{pair['parameters']:,}"
+    if pair["official_parameters"] != pair["parameters"]:
+        counts += f" (official {pair['official_parameters']:,}: {pair['extra'] or 'UNEXPLAINED'})"
+    code = pair["clone"] + (f"@{pair['commit']}" if pair["commit"] else "")
+    return [
+        f"`{pair['model']}`", pair["shape"], pair["preset"], code, counts, f"{pair['ms']:.0f}",
+        f"{pair['official_ms']:,.0f}", f"{pair['ratio']:.2f}", str(pair["turns"]),
+    ]  # fmt: skip
 
 
 def _golden(row: dict[str, Any]) -> list[str]:

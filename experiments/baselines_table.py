@@ -15,6 +15,7 @@ from experiments.blindness import Sight, sights
 from experiments.claims import KINDS, symmetry_error
 from experiments.disturbances import DISTURBANCES
 from experiments.golden import Parity, parities
+from experiments.peers.times import pairs
 from experiments.step_time import step_times
 from experiments.subjects import Subject, adapter_subjects, editors, subjects
 
@@ -23,7 +24,13 @@ Report = Callable[[str], None]
 
 
 def survey(
-    names: Sequence[str], golden: Path | None, report: Report, *, seconds: float = 4.0, networks: int = 64
+    names: Sequence[str],
+    golden: Path | None,
+    report: Report,
+    *,
+    peers: Path | None = None,
+    seconds: float = 4.0,
+    networks: int = 64,
 ) -> dict[str, Any]:
     """Measure models one after the other, on one thread.
 
@@ -31,11 +38,12 @@ def survey(
         names: of models; all, and the editors, where empty.
         golden: folder of golden files, or None.
         report: told about every finished model.
+        peers: folder of clones of official codes, timed beside ours (:mod:`experiments.peers`), or None.
         seconds: for timing each model on each shape.
         networks: per timed step.
 
     Returns:
-        ``models``, ``adapters``, ``editors``, ``golden``, ``disturbances``, ``changes``, ``about``: what
+        ``models``, ``adapters``, ``peers``, ``editors``, ``golden``, ``disturbances``, ``changes``, ``about``: what
         :mod:`experiments.baselines_page` shows.
 
     Raises:
@@ -55,9 +63,11 @@ def survey(
         for subject in of_adapters:
             rows.append(_of_adapters(subject, seconds, networks))
             report(f"[{len(models) + len(rows)}/{len(chosen) + len(of_adapters)}] {subject.name}")
+        beside = [] if peers is None else pairs(peers, names, report, networks=networks, seconds=2 * seconds)
         return {
             "models": models,
             "adapters": rows,
+            "peers": [asdict(p) for p in beside],
             "editors": [] if names else [_described(s, agreement) for s in editors()],
             "golden": None if agreement is None else [asdict(p) for p in agreement],
             "disturbances": [d.name for d in DISTURBANCES],
