@@ -8,7 +8,6 @@ this model's. Its decoder to images (INR2JLS) is left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -17,10 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from baselines.errors import BaselineError
-from baselines.neural_graphs.features import centred, common_grid
-from baselines.standardize import Standardize
-from baselines.weight_space import ChainForm, Part, chain_form, in_order, weight_spaces
+from baselines.entries import Entries
+from baselines.weight_space import Part, in_order, weight_spaces
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
 
@@ -88,17 +85,11 @@ class DNGLike(nn.Module):
 
     def __init__(self, specs: Sequence[NetSpec], out: int, *, width: int = 64) -> None:
         super().__init__()
-        forms = list(dict.fromkeys(map(chain_form, specs)))
-        self.grid = common_grid(forms)
-        self.ends = forms[0].widths[0], forms[0].widths[-1]
-        self.depth = max(form.depth for form in forms)
-        for form in forms:
-            self._check(form)
-        self.inputs = nn.Parameter(torch.randn(self.ends[0], width))
-        self.scan = LayerScan(width, math.prod(self.grid))
-        self.weight_scales = nn.ModuleList(Standardize(1) for _ in range(self.depth))
-        self.bias_scales = nn.ModuleList(Standardize(1) for _ in range(self.depth))
-        self.predict = nn.Sequential(nn.Linear(self.ends[1] * width, width), nn.SiLU(), nn.Linear(width, out))
+        self.entries = Entries(specs)
+        inputs, outputs = self.entries.ends
+        self.inputs = nn.Parameter(torch.randn(inputs, width))
+        self.scan = LayerScan(width, self.entries.taps)
+        self.predict = nn.Sequential(nn.Linear(outputs * width, width), nn.SiLU(), nn.Linear(width, out))
 
     def forward(self, data: Data) -> Tensor:
         parts = weight_spaces(NeuralGraph.of(data))
@@ -106,22 +97,7 @@ class DNGLike(nn.Module):
 
     def _states(self, part: Part) -> Tensor:
         """The states of the outputs, ``[networks of the part, outputs * width]``."""
-        self._check(part.form)
-        space = part.features
         states = self.inputs.expand(len(part.places), -1, -1)
-        scales = zip(self.weight_scales, self.bias_scales, strict=True)
-        for w, b, (scale_w, scale_b) in zip(space.weights, space.biases, scales, strict=False):
-            weights = centred(scale_w(w[..., None])[..., 0], self.grid)
-            states = self.scan(states, weights, scale_b(b[:, 0, :, None]))
+        for weights, biases in zip(*self.entries(part), strict=True):
+            states = self.scan(states, weights, biases)
         return states.flatten(1)
-
-    def _check(self, form: ChainForm) -> None:
-        fits = all(len(t) in (0, len(self.grid)) for t in form.taps) and all(
-            small <= big for t in form.taps for small, big in zip(t, self.grid, strict=False)
-        )
-        if (form.widths[0], form.widths[-1]) != self.ends or form.depth > self.depth or not fits:
-            raise BaselineError(
-                f"expected networks with inputs and outputs {self.ends}, at most {self.depth} layers, kernels within "
-                f"{self.grid}; got {form}: build the model with the specs of all networks that it shall read, "
-                "one model for each pair of inputs and outputs"
-            )

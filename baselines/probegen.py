@@ -20,10 +20,13 @@ from graphnfn.errors import SpecError
 from graphnfn.functional import input_shape, run
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
+from graphnfn.stack import Stack
 from graphnfn.traced import TracedSpec
 
 _SIDE = 32
 """Generated pictures have as many rows and columns; networks on smaller ones see them resized."""
+_PIECE = 2**23
+"""Numbers in the largest activation of networks that are run at a time."""
 _STEPS = ((4, 1, 0), (4, 2, 1), (4, 2, 1), (3, 1, 1), (4, 2, 1), (3, 1, 1))
 """Kernel, stride and padding of the transposed convolutions."""
 
@@ -110,7 +113,7 @@ class ProbeGen(nn.Module):
         graph, inputs = NeuralGraph.of(data), self.probes()
         for spec in graph.specs:
             self._check(spec)
-        seen = torch.cat([run(stack, inputs.to(stack.nodes.dtype)).flatten(1) for stack in graph.stacks()])
+        seen = torch.cat([_answers(stack, inputs.to(stack.nodes.dtype)) for stack in graph.stacks()])
         order = torch.cat(graph.members()).argsort().to(seen.device)
         return self.predict(seen[order].to(inputs.dtype))
 
@@ -120,6 +123,14 @@ class ProbeGen(nn.Module):
                 f"ProbeGen runs all networks on the same inputs; got inputs and outputs {_ends(spec)}, expected "
                 f"{self.ends}: use one zoo"
             )
+
+
+def _answers(stack: Stack, inputs: Tensor) -> Tensor:
+    """``[networks, probes * outputs]``, of so many networks at a time as leave their activations in the cache."""
+    activations = inputs[:, 0].numel() * max(group.size for group in stack.spec.groups)
+    size = max(1, _PIECE // activations)
+    pieces = (stack.take(slice(i, i + size)) for i in range(0, stack.size, size))
+    return torch.cat([run(piece, inputs).flatten(1) for piece in pieces])
 
 
 def _ends(spec: NetSpec) -> tuple[tuple[int, ...], int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +15,7 @@ from baselines.errors import BaselineError
 from baselines.flat_mlp import AugmentedFlatMLP, FlatMLP
 from baselines.gmn import PermutationGMN
 from baselines.gmn_lim import LimGMN
+from baselines.lol import AlignedLoL, DenseLoL, FlatLoL, LoL, SingularValueLoL
 from baselines.magep import MagepNFN, SignMagepNFN
 from baselines.monomial import (
     HNPMonomialSiren,
@@ -34,13 +35,14 @@ from baselines.nfn import (
     PositionedNPInvariant,
     PositionedNPInvariantAsPublished,
 )
+from baselines.nft_like import NFTLike
 from baselines.probegen import ProbeGen
 from baselines.scalegmn import PermutationScaleGMN, ScaleGMN, ScaleGMNAsPublished
 from baselines.statnet import StatNet
 from baselines.statnn import StatNN
 from graphnfn.spec import NetSpec
 
-_BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
+_BASELINES: MappingProxyType[str, type[nn.Module]] = MappingProxyType(
     {
         "statnn": StatNN,
         "flat_mlp": FlatMLP,
@@ -54,6 +56,7 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "dws": DWSNet,
         "dws_deepsets": DeepSetsDWSNet,
         "dng_like": DNGLike,
+        "nft_like": NFTLike,
         "gmn_lim": LimGMN,
         "scalegmn": ScaleGMN,
         "scalegmn_as_published": ScaleGMNAsPublished,
@@ -68,11 +71,17 @@ _BASELINES: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
         "probegen": ProbeGen,
         "magep": MagepNFN,
         "magep_sign": SignMagepNFN,
+        "lol": LoL,
+        "lol_flat": FlatLoL,
+        "lol_aligned": AlignedLoL,
+        "lol_singular_values": SingularValueLoL,
+        "lol_dense": DenseLoL,
     }
 )
 
+_OF_ADAPTERS = frozenset({"lol", "lol_flat", "lol_aligned", "lol_singular_values", "lol_dense"})
 
-_EDITORS: MappingProxyType[str, Callable[..., nn.Module]] = MappingProxyType(
+_EDITORS: MappingProxyType[str, type[nn.Module]] = MappingProxyType(
     {
         "nfn_hnp": HNPEditor,
         "nfn_np": NPEditor,
@@ -96,6 +105,16 @@ def names() -> tuple[str, ...]:
     return tuple(_BASELINES)
 
 
+def adapter_names() -> tuple[str, ...]:
+    """The baselines among :func:`names` that read low-rank adapters only; all others read chains of layers.
+
+    Example:
+        >>> adapter_names()[0]
+        'lol'
+    """
+    return tuple(name for name in _BASELINES if name in _OF_ADAPTERS)
+
+
 def build(name: str, *, out: int, specs: Iterable[NetSpec], **overrides: Any) -> nn.Module:
     """A baseline with a head of ``out`` numbers per network.
 
@@ -114,6 +133,24 @@ def build(name: str, *, out: int, specs: Iterable[NetSpec], **overrides: Any) ->
         'StatNN'
     """
     return _make(_BASELINES, name, specs, overrides, out=out)
+
+
+def class_of(name: str) -> type[nn.Module]:
+    """The class of a baseline, with its declared ``symmetry`` and ``presets``.
+
+    Raises:
+        BaselineError: an unknown name.
+
+    Example:
+        >>> sorted(class_of("nfn_np").symmetry)
+        ['permutation']
+    """
+    return _known(_BASELINES, name)
+
+
+def editor_class_of(name: str) -> type[nn.Module]:
+    """:func:`class_of` for the names in :func:`editor_names`."""
+    return _known(_EDITORS, name)
 
 
 def editor_names() -> tuple[str, ...]:
@@ -145,20 +182,25 @@ def build_editor(name: str, *, specs: Iterable[NetSpec], **overrides: Any) -> nn
     return _make(_EDITORS, name, specs, overrides)
 
 
+def _known(table: Mapping[str, type[nn.Module]], name: str) -> type[nn.Module]:
+    if name not in table:
+        raise BaselineError(f"unknown baseline {name!r}; known: {', '.join(table)}")
+    return table[name]
+
+
 def _make(
-    table: Mapping[str, Callable[..., nn.Module]],
+    table: Mapping[str, type[nn.Module]],
     name: str,
     specs: Iterable[NetSpec],
     overrides: Mapping[str, Any],
     **given: Any,
 ) -> nn.Module:
-    if name not in table:
-        raise BaselineError(f"unknown baseline {name!r}; known: {', '.join(table)}")
-    known = [p for p in inspect.signature(table[name]).parameters if p not in ("specs", *given)]
+    cls = _known(table, name)
+    known = [p for p in inspect.signature(cls).parameters if p not in ("specs", *given)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
         raise BaselineError(f"baseline {name!r} has no argument {', '.join(unknown)}; it takes {', '.join(known)}")
     specs = tuple(dict.fromkeys(specs))
     if not specs:
         raise BaselineError(f"baseline {name!r} got no specs: give the architectures that it shall read")
-    return table[name](specs=specs, **given, **overrides)
+    return cls(specs=specs, **given, **overrides)

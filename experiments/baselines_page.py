@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from experiments import adapters
 from experiments.blindness import SEEDS
 from experiments.claims import KINDS
 
@@ -16,7 +17,8 @@ Made by `graphnfn baselines -o docs/baselines.md --golden FOLDER`; the JSON file
 - one thread of {processor}; {packages}
 - load of the machine (1, 5, 15 minutes): {before} at the beginning, {after} in the end
 
-Models: ours first (`native`, `gated`, `synchronous`, `combined`), then `baselines.names()`.
+Models: ours first (`native`, `gated`, `synchronous`, `combined`), then `baselines.names()`; those of adapters have
+tables of their own.
 
 ## Symmetry and parity
 
@@ -42,8 +44,27 @@ _COST = """
 
 Forward, backward and AdamW on {networks} networks, CPU milliseconds on one thread, median (quartiles). **Official** is
 the unmodified code at the same settings, but on another machine (a Xeon; `experiments/published_costs.yaml` has
-sources and threads): take the ratio as a rough one. Rows without a preset have the defaults, ours width 32 and one
-round.
+sources and threads): take the ratio as a rough one, and the table below where both ran here. Rows without a preset have
+the defaults, ours width 32 and one round.
+"""
+
+_PEERS = """
+## Beside the official codes, on this machine
+
+The same step of our model and of the unmodified official code (`--peers FOLDER` with clones, see `experiments/peers`),
+taken in turns in one process, one thread, {networks} networks: medians of CPU milliseconds, and the median over turns
+of ours / official. Both have the same settings, networks, loss and AdamW. What the official data loaders prepare, such
+as PyG batches of neuron graphs, is prepared outside of the step; ours makes its batch inside. Counts of parameters
+differ where a note says why.
+"""
+
+_ADAPTERS = """
+## Models of low-rank adapters
+
+They read LoRA adapters as `converters.convert` gives them: pairs of factors with any invertible matrix between them.
+Errors as above, under permutations, scales (two decades), signs, rotations (O) and any invertible matrices (GL) between
+the factors of three layers of rank 3; O contains the permutations and signs, GL everything. Changes of the update that
+were tried: {changes}. Cost: adapters of 4 layers 64 x 64 of rank 8.
 """
 
 _EDITORS = """
@@ -69,6 +90,13 @@ def page(found: dict[str, Any]) -> str:
     ]
     parts += ["\nWhat was tried:\n\n" + "".join(f"- {name}\n" for name in found["disturbances"])]
     parts += [_COST.format(networks=about["networks"]), _table(_TIMES, (r for m in found["models"] for r in _times(m)))]
+    if found["peers"]:
+        parts += [_PEERS.format(networks=about["networks"]), _table(_BESIDE, map(_beside, found["peers"]))]
+    if found["adapters"]:
+        rows = found["adapters"]
+        parts += [_ADAPTERS.format(changes=", ".join(found["changes"])), _table(_BASES, map(_adapter, rows))]
+        parts += [_table(("model", "blind to", "in part", "faintly"), map(_sight, rows))]
+        parts += [_table(_TIMES[:5], (r[:5] for m in rows for r in _times(m)))]
     if found["editors"]:
         parts += [_EDITORS, "\n", _table(_SYMMETRY, (_symmetry(m, measured) for m in found["editors"]))]
     if measured:
@@ -77,6 +105,10 @@ def page(found: dict[str, Any]) -> str:
 
 
 _SYMMETRY = ("model", "paper", "claims", *KINDS, "parity (golden files)", "settings beside the defaults")
+_BESIDE = (
+    "model", "networks", "preset", "official code", "parameters", "ms", "official ms", "ours / official", "turns",
+)  # fmt: skip
+_BASES = ("model", "paper", "claims", *adapters.KINDS)
 _TIMES = ("model", "networks", "preset", "parameters", "ms", "official ms", "ours / official")
 
 
@@ -91,15 +123,23 @@ def _small(error: float) -> str:
 
 
 def _symmetry(model: dict[str, Any], measured: bool) -> list[str]:
-    paper = model["paper"]
-    paper = f"[{paper}](https://arxiv.org/abs/{paper})" if paper[:1].isdigit() else paper
     errors = ["not read" if model["symmetry"][k] is None else _small(model["symmetry"][k]) for k in KINDS]
     parity = model["parity"]
     agreement = "no golden file" if measured else "not measured"
     if parity:
         agreement = f"{_small(parity['error'])} ({parity['files']})"
     settings = ", ".join(f"{k}={v}" for k, v in model["probed"].items())
-    return [f"`{model['name']}`", paper, ", ".join(model["claimed"]) or "none", *errors, agreement, settings]
+    return [*_who(model), *errors, agreement, settings]
+
+
+def _who(model: dict[str, Any]) -> list[str]:
+    paper = model["paper"]
+    paper = f"[{paper}](https://arxiv.org/abs/{paper})" if paper[:1].isdigit() else paper
+    return [f"`{model['name']}`", paper, ", ".join(model["claimed"]) or "none"]
+
+
+def _adapter(model: dict[str, Any]) -> list[str]:
+    return [*_who(model), *(_small(model["symmetry"][k]) for k in adapters.KINDS)]
 
 
 def _sight(model: dict[str, Any]) -> list[str]:
@@ -121,6 +161,17 @@ def _times(model: dict[str, Any]) -> Iterable[list[str]]:
             f"{official['step_ms']:,.0f}" if official else "",
             f"{t['ms'] / official['step_ms']:.2f}" if official else "",
         ]  # fmt: skip
+
+
+def _beside(pair: dict[str, Any]) -> list[str]:
+    counts = f"{pair['parameters']:,}"
+    if pair["official_parameters"] != pair["parameters"]:
+        counts += f" (official {pair['official_parameters']:,}: {pair['extra'] or 'UNEXPLAINED'})"
+    code = pair["clone"] + (f"@{pair['commit']}" if pair["commit"] else "")
+    return [
+        f"`{pair['model']}`", pair["shape"], pair["preset"], code, counts, f"{pair['ms']:.0f}",
+        f"{pair['official_ms']:,.0f}", f"{pair['ratio']:.2f}", str(pair["turns"]),
+    ]  # fmt: skip
 
 
 def _golden(row: dict[str, Any]) -> list[str]:

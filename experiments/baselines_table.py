@@ -10,20 +10,27 @@ from typing import Any
 
 import torch
 
-from experiments import provenance
+from experiments import adapters, provenance
 from experiments.blindness import Sight, sights
 from experiments.claims import KINDS, symmetry_error
 from experiments.disturbances import DISTURBANCES
 from experiments.golden import Parity, parities
+from experiments.peers.times import pairs
 from experiments.step_time import step_times
-from experiments.subjects import Subject, editors, subjects
+from experiments.subjects import Subject, adapter_subjects, editors, subjects
 
 Report = Callable[[str], None]
 """Takes one line of progress."""
 
 
 def survey(
-    names: Sequence[str], golden: Path | None, report: Report, *, seconds: float = 4.0, networks: int = 64
+    names: Sequence[str],
+    golden: Path | None,
+    report: Report,
+    *,
+    peers: Path | None = None,
+    seconds: float = 4.0,
+    networks: int = 64,
 ) -> dict[str, Any]:
     """Measure models one after the other, on one thread.
 
@@ -31,11 +38,13 @@ def survey(
         names: of models; all, and the editors, where empty.
         golden: folder of golden files, or None.
         report: told about every finished model.
+        peers: folder of clones of official codes, timed beside ours (:mod:`experiments.peers`), or None.
         seconds: for timing each model on each shape.
         networks: per timed step.
 
     Returns:
-        ``models``, ``editors``, ``golden``, ``disturbances``, ``about``: what :mod:`experiments.baselines_page` shows.
+        ``models``, ``adapters``, ``peers``, ``editors``, ``golden``, ``disturbances``, ``changes``, ``about``: what
+        :mod:`experiments.baselines_page` shows.
 
     Raises:
         ExperimentError: an unknown name, or a folder without golden files.
@@ -43,18 +52,26 @@ def survey(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        chosen = subjects(names)
+        chosen, of_adapters = subjects(names), adapter_subjects(names)
         agreement = None if golden is None else parities(golden)
         load = os.getloadavg()
         models = []
         for subject in chosen:
             models.append(_model(subject, agreement, seconds, networks))
-            report(f"[{len(models)}/{len(chosen)}] {subject.name}")
+            report(f"[{len(models)}/{len(chosen) + len(of_adapters)}] {subject.name}")
+        rows = []
+        for subject in of_adapters:
+            rows.append(_of_adapters(subject, seconds, networks))
+            report(f"[{len(models) + len(rows)}/{len(chosen) + len(of_adapters)}] {subject.name}")
+        beside = [] if peers is None else pairs(peers, names, report, networks=networks, seconds=2 * seconds)
         return {
             "models": models,
+            "adapters": rows,
+            "peers": [asdict(p) for p in beside],
             "editors": [] if names else [_described(s, agreement) for s in editors()],
             "golden": None if agreement is None else [asdict(p) for p in agreement],
             "disturbances": [d.name for d in DISTURBANCES],
+            "changes": list(adapters.CHANGES),
             "about": {
                 "commit": provenance.commit(), "machine": provenance.machine(), "networks": networks,
                 "load": [load, os.getloadavg()],
@@ -70,6 +87,20 @@ def _model(subject: Subject, agreement: Sequence[Parity] | None, seconds: float,
         "sight": {name: asdict(sight) | {"word": sight.word} for name, sight in seen.items()},
         "blind": _named(seen, "blind"),
         "step_times": [asdict(t) for t in step_times(subject, networks=networks, seconds=seconds)],
+    }
+
+
+def _of_adapters(subject: Subject, seconds: float, networks: int) -> dict[str, Any]:
+    seen = adapters.sights(subject)
+    return {
+        "name": subject.name,
+        "paper": subject.paper,
+        "claimed": sorted(subject.claimed),
+        "presets": sorted(subject.presets),
+        "symmetry": {kind: adapters.symmetry_error(subject, kind) for kind in adapters.KINDS},
+        "sight": {name: asdict(sight) | {"word": sight.word} for name, sight in seen.items()},
+        "blind": _named(seen, "blind"),
+        "step_times": [asdict(adapters.step_time(subject, networks=networks, seconds=seconds))],
     }
 
 

@@ -177,6 +177,7 @@ def survey_baselines(
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, a Markdown file; its JSON lies beside it.")],
     models: Annotated[Optional[list[str]], typer.Argument(help="Only these models.")] = None,  # noqa: UP045
     golden: Annotated[Optional[Path], typer.Option(help="Folder of golden files of official codes.")] = None,  # noqa: UP045
+    peers: Annotated[Path | None, typer.Option(help="Folder of clones of official codes to time.")] = None,
     seconds: Annotated[float, typer.Option(help="For timing each model on each shape.")] = 4.0,
 ) -> None:
     """Measure every model: parity with official codes, symmetry, blind spots, cost of a step."""
@@ -186,7 +187,10 @@ def survey_baselines(
     from experiments.baselines_table import survey
     from experiments.results import write_text
 
-    found = survey(models or (), golden, lambda line: out.print(line, highlight=False, markup=False), seconds=seconds)
+    def report(line: str) -> None:
+        out.print(line, highlight=False, markup=False)
+
+    found = survey(models or (), golden, report, peers=peers, seconds=seconds)
     write_text(output, page(found))
     write_text(output.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
     out.print(str(output), highlight=False)

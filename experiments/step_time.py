@@ -5,12 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import nn
 
 from baselines.errors import BaselineError
 from experiments.bench.subjects import SHAPES, training_step
 from experiments.published import Figure, published_figures
 from experiments.subjects import Subject
+from graphnfn.traced_stack import AnyStack
 
 NETWORKS, MOST_REPEATS, SECONDS = 64, 9, 4.0
 
@@ -53,16 +56,21 @@ def step_times(subject: Subject, *, networks: int = NETWORKS, seconds: float = S
         settings = subject.presets[figure.preset] if figure else {}
         try:
             model = subject.make(specs=[shape.spec], out=shape.out, **settings)
-            step = training_step(model, shape.stack(networks))
-            step()
-            times = _times(step, seconds)
+            row = time_step(model, shape.stack(networks), seconds, title=shape.title)
         except BaselineError:
             continue
-        low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
-        count = sum(p.numel() for p in model.parameters())
-        preset = figure.preset if figure else ""
-        rows.append(StepTime(shape.title, preset, count, middle, low, high, len(times), figure))
+        rows.append(replace(row, preset=figure.preset if figure else "", published=figure))
     return rows
+
+
+def time_step(model: nn.Module, stack: AnyStack, seconds: float, *, title: str) -> StepTime:
+    """The cost of one model on one stack of networks, which ``title`` names."""
+    step = training_step(model, stack)
+    step()
+    times = _times(step, seconds)
+    low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    count = sum(p.numel() for p in model.parameters())
+    return StepTime(title, "", count, middle, low, high, len(times), None)
 
 
 def _times(step: Callable[[], None], seconds: float) -> list[float]:

@@ -13,13 +13,11 @@ from torch import nn
 
 import baselines
 from experiments.errors import ExperimentError
-from graphnfn.chain import mlp_spec
 from graphnfn.models import LAYERS, GraphMetaNet, MetaNetConfig
 from graphnfn.spec import NetSpec
 
 EVERYTHING = frozenset({"permutation", "scale", "sign"})
 _ARXIV = re.compile(r"arXiv\s+(\d{4}\.\d{4,5})")
-_TINY = mlp_spec([2, 4, 4, 1], "tanh")
 
 _NARROW = {"channels": (16, 16)}
 PROBED: Mapping[str, Mapping[str, Any]] = {
@@ -65,7 +63,7 @@ class Subject:
 
 
 def subjects(names: Sequence[str] = ()) -> list[Subject]:
-    """Our four models, then the baselines that predict.
+    """Our four models, then the baselines that predict from chains of layers.
 
     Args:
         names: only these; all where empty.
@@ -79,7 +77,25 @@ def subjects(names: Sequence[str] = ()) -> list[Subject]:
     """
     known = (*LAYERS, *baselines.names())
     _refuse_unknown(names, known)
-    return [_ours(n) if n in LAYERS else _baseline(n) for n in known if not names or n in names]
+    adapters = baselines.adapter_names()
+    chosen = [n for n in known if n not in adapters and (not names or n in names)]
+    return [_ours(n) if n in LAYERS else _baseline(n) for n in chosen]
+
+
+def adapter_subjects(names: Sequence[str] = ()) -> list[Subject]:
+    """Our model as it reads traced networks, then the baselines that read low-rank adapters.
+
+    Args:
+        names: only these; all where empty.
+
+    Example:
+        >>> [s.name for s in adapter_subjects(["lol", "statnn"])]
+        ['lol']
+    """
+    make = partial(_graph_meta_net, layer="combined")
+    ours = [] if names else [Subject("combined", frozenset({"GL"}), "this repository", "graphnfn", {}, make)]
+    chosen = [n for n in baselines.adapter_names() if not names or n in names]
+    return ours + [_baseline(n) for n in chosen]
 
 
 def editors() -> list[Subject]:
@@ -105,14 +121,13 @@ def _ours(name: str) -> Subject:
 
 
 def _baseline(name: str) -> Subject:
-    probed = PROBED.get(name, {})
-    cls = type(baselines.build(name, out=1, specs=[_TINY], **probed))
-    return _described(name, cls, partial(baselines.build, name), probed, editor=False)
+    make = partial(baselines.build, name)
+    return _described(name, baselines.class_of(name), make, PROBED.get(name, {}), editor=False)
 
 
 def _editor(name: str) -> Subject:
-    cls = type(baselines.build_editor(name, specs=[_TINY]))
-    return _described(name, cls, partial(baselines.build_editor, name), PROBED_EDITORS.get(name, {}), editor=True)
+    make, cls = partial(baselines.build_editor, name), baselines.editor_class_of(name)
+    return _described(name, cls, make, PROBED_EDITORS.get(name, {}), editor=True)
 
 
 def _described(

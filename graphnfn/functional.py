@@ -58,10 +58,11 @@ def run(
         )
     states: list[Tensor] = [first]
     for i, group in enumerate(spec.groups[1:], 1):
-        parts = [_block(stack, b, states[spec.position[spec.blocks[b].src]]) for b in spec.incoming[i]]
         values = stack.group(i)
-        z = sum(parts[1:], parts[0])
-        z = z + _shaped(values[..., 0], z)
+        first, *others = spec.incoming[i]
+        z = _block(stack, first, states[spec.position[spec.blocks[first].src]], values[..., 0])
+        for b in others:
+            z = z + _block(stack, b, states[spec.position[spec.blocks[b].src]])
         post = spec.blocks[spec.incoming[i][0]].post
         state = _finish(group, values, z, post)
         states.append(hidden(i, state) if hidden is not None and group.role == "hidden" else state)
@@ -79,11 +80,15 @@ def _shaped(row: Tensor, z: Tensor) -> Tensor:
     return row.view(1, *row.shape, *(1,) * (z.dim() - 3))
 
 
-def _block(stack: Stack, b: int, h: Tensor) -> Tensor:
+def _block(stack: Stack, b: int, h: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What a block adds to its target, with the target's bias ``[B, n]`` on top where it is given."""
     block, weight = stack.spec.blocks[b], stack.blocks[b]
     for op in block.pre:
         h = spatial(op, h)
-    return _linear(block, weight, h) if block.kind == "linear" else _conv(block, weight, h)
+    if block.kind == "conv":
+        return _conv(block, weight, h, bias)
+    z = _linear(block, weight, h)
+    return z if bias is None else z + _shaped(bias, z)
 
 
 def _linear(block: Block, weight: Tensor, h: Tensor) -> Tensor:
@@ -96,17 +101,18 @@ def _linear(block: Block, weight: Tensor, h: Tensor) -> Tensor:
     return torch.bmm(h.transpose(0, 1), flat.transpose(1, 2)).transpose(0, 1)
 
 
-def _conv(block: Block, weight: Tensor, h: Tensor) -> Tensor:
+def _conv(block: Block, weight: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
     if block.conv is None:
         raise SpecError(f"stride and padding of {block.param!r} are unknown: convert the module, not its state dict")
     batch, out, into, _ = weight.shape
     kernel = weight.reshape(batch * out, into, *block.taps)
     facts = (block.conv.stride, block.conv.padding, block.conv.dilation)
     conv = _CONV[len(block.taps)]
+    flat = None if bias is None else bias.reshape(batch * out)
     if h.shape[1] == 1:
-        z = conv(h[:, 0], kernel, None, *facts)
+        z = conv(h[:, 0], kernel, flat, *facts)
     else:
-        z = conv(h.flatten(1, 2), kernel, None, *facts, groups=batch)
+        z = conv(h.flatten(1, 2), kernel, flat, *facts, groups=batch)
     return z.unflatten(1, (batch, out))
 
 

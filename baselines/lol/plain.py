@@ -54,6 +54,11 @@ class AlignedLoraMLP(FlatLoraMLP):
         for i, uv in enumerate(self.read(template, self.rank)):
             self.register_buffer(f"template_{i}", torch.cat(uv, 1))
 
+    def set_template(self, template: Pairs) -> None:
+        """Turn to another adapter from now on, one with B = 1."""
+        for i, uv in enumerate(self.read(template, self.rank)):
+            self.get_buffer(f"template_{i}").copy_(torch.cat(uv, 1))
+
     def factors(self, pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
         return [self._turn(i, u, v) for i, (u, v) in enumerate(self.read(pairs, self.rank))]
 

@@ -18,6 +18,7 @@ from graphnfn.models import LAYERS, GraphMetaNet, MetaNetConfig
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.testing import random_graph
+from graphnfn.traced_stack import AnyStack
 
 Make = Callable[[], nn.Module]
 
@@ -103,7 +104,7 @@ class PackagedNFN(nn.Module):
         return weights, [stack.group(i)[:, None, :, 0] for i in range(1, len(spec.groups))]
 
 
-def training_step(model: nn.Module, stack: Stack) -> Callable[[], None]:
+def training_step(model: nn.Module, stack: AnyStack) -> Callable[[], None]:
     """Forward, loss, backward and AdamW; the batch is put together from the stack each time."""
     with torch.no_grad():
         model(NeuralGraph.from_stacks([stack]))  # a model may make parameters in its first pass

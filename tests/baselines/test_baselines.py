@@ -9,7 +9,7 @@ from torch import nn
 import baselines
 from baselines.errors import BaselineError
 from baselines.standardize import Standardize
-from baselines.statnn import statistics
+from baselines.statnn import QUANTILES, quantiles, statistics
 from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
@@ -121,6 +121,22 @@ def test_a_baseline_learns_the_size_of_weights(name: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 2, 5, 160, 2304])
+def test_quantiles_are_those_of_torch(n: int, dtype: torch.dtype) -> None:
+    values = torch.randn(7, n, dtype=dtype)
+    values[1, 0], values[2, n // 2], values[3, -1] = torch.nan, torch.inf, -torch.inf
+    want = torch.quantile(values, torch.tensor(QUANTILES, dtype=dtype), dim=1).T
+    torch.testing.assert_close(quantiles(values), want, rtol=0, atol=0, equal_nan=True)
+    assert quantiles(values)[1].isnan().all() and quantiles(values)[0].isfinite().all()
+
+
+def test_quantiles_have_gradients() -> None:
+    values = torch.randn(3, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(quantiles, values)
+    torch.testing.assert_close(quantiles(values), quantiles(values.detach()))
 
 
 def test_statistics_are_the_textbook_ones() -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import pytest
 
 import baselines
+from experiments import adapters
 from experiments.claims import KINDS, SPECS, Kind, draw, symmetry_error
-from experiments.subjects import EVERYTHING, editors, subjects
+from experiments.subjects import EVERYTHING, adapter_subjects, editors, subjects
 from graphnfn.symmetry import act
 from graphnfn.testing import assert_same_function, random_graph
 
 HOLDS, FAILS = 1e-10, 1e-6
 PREDICTING = {s.name: s for s in subjects()}
+ADAPTERS = {s.name: s for s in adapter_subjects()}
 EDITING = {s.name: s for s in editors()}
 
 
 def test_nobody_is_left_out() -> None:
-    assert set(baselines.names()) < set(PREDICTING) and set(baselines.editor_names()) < set(EDITING)
+    assert set(baselines.names()) < {*PREDICTING, *ADAPTERS} and set(baselines.editor_names()) < set(EDITING)
+    assert set(baselines.adapter_names()) < set(ADAPTERS)
+    assert all(s.claimed <= set(adapters.CONTAINED) for s in ADAPTERS.values())
     assert all(s.claimed <= EVERYTHING for s in (*PREDICTING.values(), *EDITING.values()))
 
 
@@ -36,6 +40,14 @@ def test_edits(name: str, kind: Kind) -> None:
     error = symmetry_error(lambda spec: subject.probe([spec]), kind, networks=2, draws=1)
     assert error is not None
     assert error < HOLDS if kind in subject.claimed else error > FAILS
+
+
+@pytest.mark.parametrize("kind", adapters.KINDS)
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters(name: str, kind: adapters.Kind) -> None:
+    subject = ADAPTERS[name]
+    error = adapters.symmetry_error(subject, kind, networks=2, draws=1)
+    assert error < HOLDS if kind in adapters.covered(subject) else error > FAILS
 
 
 @pytest.mark.parametrize("kind", KINDS)

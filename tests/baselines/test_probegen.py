@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from baselines import BaselineError, build
+from baselines import BaselineError, build, probegen
 from baselines.probegen import ProbeGen
 from converters import convert
 from graphnfn import NeuralGraph
@@ -50,6 +50,21 @@ def test_it_sees_outputs_on_its_probes_only() -> None:
     torch.testing.assert_close(model(graph), model.predict(seen.flatten(1)))
     model(graph).sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() and (p.grad != 0).any() for p in model.parameters())
+
+
+def test_networks_run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, graph = ProbeGen([CNN], out=3, probes=7).double(), random_graph(CNN, networks=5)
+    whole = model(graph)
+    sizes: list[int] = []
+
+    def counted(stack, inputs):
+        sizes.append(stack.size)
+        return run(stack, inputs)
+
+    monkeypatch.setattr(probegen, "run", counted)
+    monkeypatch.setattr(probegen, "_PIECE", 2 * 7 * 144 * 8)
+    torch.testing.assert_close(model(graph), whole)
+    assert sizes == [2, 2, 1]
 
 
 def test_hidden_layers_may_differ() -> None:

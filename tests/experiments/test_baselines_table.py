@@ -13,10 +13,11 @@ from torch import Tensor, nn
 import baselines
 from baselines.foreign import official_spec
 from baselines.weight_space import weight_space
+from experiments import adapters
 from experiments.baselines_page import page
 from experiments.baselines_table import survey
 from experiments.bench.subjects import SHAPES
-from experiments.blindness import SPECS, sights
+from experiments.blindness import NETWORKS, SEEDS, SPECS, sights
 from experiments.claims import symmetry_error
 from experiments.cli import main
 from experiments.disturbances import DISTURBANCES
@@ -24,7 +25,7 @@ from experiments.errors import ExperimentError
 from experiments.golden import parities, parity
 from experiments.published import published_figures
 from experiments.step_time import step_times
-from experiments.subjects import subjects
+from experiments.subjects import Subject, subjects
 from graphnfn.graph import NeuralGraph
 from graphnfn.testing import random_graph
 
@@ -170,6 +171,27 @@ def test_the_page(tmp_path: Path) -> None:
     assert "| `statnet` | rows of one matrix permuted" in text and "| `one` | StatNet |" in text
     with pytest.raises(ExperimentError, match="unknown models other; known: native"):
         survey(["other"], None, lines.append)
+
+
+def test_models_of_adapters_have_tables_of_their_own() -> None:
+    lines: list[str] = []
+    found = survey(["lol_flat", "lol_singular_values"], None, lines.append, seconds=0.0, networks=2)
+    assert lines == ["[1/2] lol_flat", "[2/2] lol_singular_values"] and not found["models"]
+    flat, values = json.loads(json.dumps(found))["adapters"]
+    assert flat["claimed"] == [] and flat["blind"] == [] and values["claimed"] == ["GL"]
+    seen = {"the update doubled", "A rotated without B", "one rank dropped", "two layers of equal size exchanged"}
+    assert set(values["blind"]) == set(adapters.CHANGES) - seen  # what leaves the singular values as they are
+    text = page(found)
+    assert "| `lol_singular_values` | [2410.04207](https://arxiv.org/abs/2410.04207) | GL |" in text
+    assert "| `lol_flat` | nothing | nothing | nothing |" in text and "| `lol_flat` | LoRA of 4 layers" in text
+
+
+def test_changes_of_adapters_change_the_update() -> None:
+    """A constant is blind to all of them, in all networks."""
+    subject = Subject("constant", frozenset(), "", "", {}, lambda **_: Constant())
+    found = adapters.sights(subject)
+    assert set(found) == set(adapters.CHANGES)
+    assert {(s.word, s.of) for s in found.values()} == {("blind", NETWORKS * SEEDS)}
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
