@@ -24,6 +24,7 @@ from experiments.config import fingerprint, load, plain
 from experiments.cost import measure_apart
 from experiments.data import open_zoo
 from experiments.errors import ExperimentError
+from experiments.metrics import written
 from experiments.plan import Case, Key, cases, content
 from experiments.results import CellStore, write_results, write_text
 
@@ -163,7 +164,7 @@ def _title(key: Key) -> str:
 def _line(key: Key, cell: Cell, done: int, total: int) -> str:
     row = cell.row
     measure = row["measure"]
-    return f"[{done}/{total}] {_title(key)}: test {measure} {row[f'test_{measure}']:.3f} ({row['wall_s']:.0f} s)"
+    return f"[{done}/{total}] {_title(key)}: test {measure} {written(measure, row[f'test_{measure}'])} ({row['wall_s']:.0f} s)"
 
 
 def _costs(case: Case, path: Path, report: Report) -> dict[str, dict[str, Any]]:

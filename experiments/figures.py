@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.metrics import TITLES
+from experiments.metrics import SMALLER, TITLES, written
 from experiments.results import ModelSummary, main_measure, moved_columns, summarize
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -22,6 +22,8 @@ _OTHERS = ("#d9480f", "#a6761d", "#8c8c8c", "#b5367a")
 _KINDS = ("#1f84c7", "#e8871e", "#5a9e4b", "#b5367a")
 FLOOR = -0.3
 """Lower values of a measure are drawn here."""
+CEILING = 1.0
+"""Larger values are drawn here, where less is better."""
 _STYLE: Any = {
     "font.size": 10, "font.family": "sans-serif", "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
@@ -55,7 +57,8 @@ def robustness(table: pd.DataFrame) -> str:
         axes = figure.add_subplot()
         palette, ends = colours(summaries), []
         for s in summaries:
-            values = np.maximum(s.cells[[f"test_{measure}", *moved.values()]].to_numpy(dtype=float), FLOOR)
+            values = s.cells[[f"test_{measure}", *moved.values()]].to_numpy(dtype=float)
+            values = np.minimum(values, CEILING) if measure in SMALLER else np.maximum(values, FLOOR)
             colour = palette[s.name]
             axes.fill_between(sizes, values.min(0), values.max(0), color=colour, alpha=0.13, linewidth=0)
             axes.plot(sizes, values.mean(0), "-" if s.ours else "--", marker="o", ms=4, color=colour, lw=2)
@@ -125,7 +128,7 @@ def scatters(table: pd.DataFrame, predictions: pd.DataFrame, spec_names: Sequenc
                 panel.scatter(part["label"], part["prediction"], **style)
             panel.plot(ends, ends, color=FAINT, lw=1, zorder=0)
             value = s.cells.loc[s.cells["seed"] == seed, f"test_{measure}"].tolist()[0]
-            panel.set_title(f"{s.name}  ({TITLES[measure]} {value:.3f})", color=palette[s.name])
+            panel.set_title(f"{s.name}  ({TITLES[measure]} {written(measure, value)})", color=palette[s.name])
             panel.set_aspect("equal", adjustable="box")
         for panel in panels[len(summaries) :]:
             panel.set_axis_off()

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from experiments.compare import Comparison
+from experiments.config import make
 from experiments.data import open_zoo
-from experiments.metrics import TITLES, tie_ceiling, tie_fraction
+from experiments.metrics import TITLES, goodness, tie_ceiling, tie_fraction, written
 from experiments.results import ModelSummary, main_measure, moved_columns, summarize, write_text
 from experiments.tables import with_spread
 
@@ -61,10 +62,10 @@ def _case(part: Comparison) -> Entry:
         "measure": measure, "commit": part.about["commit"], "networks": len(zoo),
         "train": len(zoo.split("train")), "val": len(zoo.split("val")), "test": len(zoo.split("test")),
         "seeds": sorted(int(s) for s in table["seed"].unique()), "budget_s": _number(first["budget_s"]),
-        "rows": rows, "margins": _margins(rows),
+        "rows": rows, "margins": _margins(rows, measure),
     }  # fmt: skip
     if measure in ("tau", "r2"):
-        labels = zoo.labels(str(first["task"]), zoo.split("test"))
+        labels = make(part.config.task).on(zoo).labels(zoo, zoo.split("test"))
         out |= {"tie_ceiling": tie_ceiling(labels), "tie_fraction": tie_fraction(labels)}
     return out
 
@@ -82,33 +83,33 @@ def _row(s: ModelSummary, measure: str, moved: dict[str, str]) -> Entry:
     }  # fmt: skip
 
 
-def _margins(rows: Sequence[Entry]) -> dict[str, Entry]:
+def _margins(rows: Sequence[Entry], measure: str) -> dict[str, Entry]:
     """Per kind of reader, our model with the best validation score against the best baseline on test.
 
-    Ours is chosen without the test networks, theirs with them: no choice of ours makes the margin larger.
+    A margin is positive where ours is better, even if that means a smaller value. Ours is chosen without the test networks, theirs with them: no choice of ours makes the margin larger.
     """
-    out = {}
+    out, sign = {}, goodness(measure)
     for reads in READS:
         ours = [r for r in rows if r["ours"] and r["reads"] == reads]
         theirs = [r for r in rows if not r["ours"] and r["reads"] == reads]
         if not ours or not theirs:
             continue
-        one, other = max(ours, key=lambda r: r["val"]), max(theirs, key=lambda r: r["test"])
+        one, other = max(ours, key=lambda r: sign * r["val"]), max(theirs, key=lambda r: sign * r["test"])
         stds = [one["std"], other["std"]]
         spread = None if None in stds else max(stds)
-        margin = one["test"] - other["test"]
-        score = min(max(v for _, v in points) for points in other["history"])  # all of its seeds reach it
+        margin = sign * (one["test"] - other["test"])
+        score = sign * min(max(sign * v for _, v in points) for points in other["history"])  # all of its seeds reach it
         out[reads] = {
             "ours": one["model"], "theirs": other["model"], "margin": margin, "spread": spread,
             "ahead": None if spread is None else bool(margin > spread), "score": score,
-            "ours_cpu_s": _time_to(one["history"], score), "theirs_cpu_s": _time_to(other["history"], score),
+            "ours_cpu_s": _time_to(one["history"], score, sign), "theirs_cpu_s": _time_to(other["history"], score, sign),
         }  # fmt: skip
     return out
 
 
-def _time_to(histories: Sequence[Sequence[Sequence[float]]], score: float) -> float | None:
+def _time_to(histories: Sequence[Sequence[Sequence[float]]], score: float, sign: float) -> float | None:
     """Median over seeds of the CPU seconds until the validation score is reached; None where that is never."""
-    times = [next((t for t, v in points if v >= score), math.inf) for points in histories]
+    times = [next((t for t, v in points if sign * v >= sign * score), math.inf) for points in histories]
     middle = float(np.median(times))
     return middle if math.isfinite(middle) else None
 
@@ -149,8 +150,10 @@ def _overview(cases: Sequence[Entry]) -> list[str]:
         for reads, m in case["margins"].items():
             one, other = tests[m["ours"]], tests[m["theirs"]]
             times = " against ".join("never" if t is None else f"{t:.0f}" for t in (m["ours_cpu_s"], m["theirs_cpu_s"]))
-            cells = [case["name"], READS[reads], f"**{m['ours']}**", _score(one), m["theirs"], _score(other)]
-            cells += [f"{m['margin']:+.3f}", _AHEAD[m["ahead"]], times]
+            measure = case["measure"]
+            scores = [_score(one, measure), m["theirs"], _score(other, measure)]
+            margin = ("+" if m["margin"] >= 0 else "") + written(measure, m["margin"])
+            cells = [case["name"], READS[reads], f"**{m['ours']}**", *scores, margin, _AHEAD[m["ahead"]], times]
             lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", "*ahead*: the margin is larger than either standard deviation over seeds.", ""]
 
@@ -173,13 +176,13 @@ def _section(case: Entry) -> list[str]:
         lines += ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
         for r in rows:
             name = f"**{r['model']}**" if r["ours"] else r["model"]
-            cells = [name, _score(r), *(f"{r['others'][c]:.3f}" for c in others)]
-            cells += [f"{r['decades'][size]:.3f}" for size in sizes]
+            cells = [name, _score(r, case["measure"]), *(f"{r['others'][c]:.3f}" for c in others)]
+            cells += [written(case["measure"], r["decades"][size]) for size in sizes]
             cells += [f"{r['parameters']:,}", f"{r['epochs']:.0f}", f"{r['cpu_s']:.0f}"]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return [*lines, f"Commit {case['commit']}.", ""]
 
 
-def _score(row: Entry) -> str:
-    return with_spread(row["test"], row["std"])
+def _score(row: Entry, measure: str) -> str:
+    return with_spread(row["test"], row["std"], measure)

@@ -10,8 +10,31 @@ from scipy import stats
 from sklearn.metrics import r2_score
 from torch import Tensor
 
-TITLES = {"tau": "Kendall τ", "r2": "R²", "accuracy": "accuracy"}
+TITLES = {"tau": "Kendall τ", "r2": "R²", "accuracy": "accuracy", "mse": "MSE", "gain": "share of MSE removed"}
 """Measures, as people read them."""
+
+SMALLER = frozenset({"mse"})
+"""Measures of which less is better; of all others more is."""
+
+
+def goodness(measure: str) -> float:
+    """The factor that makes more better, -1 or 1.
+
+    Example:
+        >>> goodness("mse"), goodness("tau")
+        (-1.0, 1.0)
+    """
+    return -1.0 if measure in SMALLER else 1.0
+
+
+def written(measure: str, value: float) -> str:
+    """A value as people read it: three decimals, or powers of ten where a measure shrinks towards 0.
+
+    Example:
+        >>> written("tau", 0.81234), written("mse", 0.0012345)
+        ('0.812', '1.23e-03')
+    """
+    return f"{value:.2e}" if measure in SMALLER else f"{value:.3f}"
 
 
 def kendall_tau(prediction: Tensor, label: Tensor) -> float:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from experiments.cell import Cell
 from experiments.config import fingerprint
+from experiments.metrics import goodness
 
 TABLE, JSON_TABLE, PREDICTIONS = "results.parquet", "results.json", "predictions.parquet"
 _COSTS = ("step_ms", "step_ms_low", "step_ms_high", "peak_mb", "cost_networks")
@@ -125,7 +126,7 @@ def summarize(table: pd.DataFrame) -> list[ModelSummary]:
         first = cells.iloc[0]
         out.append(ModelSummary(str(name), bool(first["ours"]), str(first["reads"]), means, stds, cells))
     key = f"test_{main_measure(table)}"
-    return sorted(out, key=lambda s: -s.mean[key])
+    return sorted(out, key=lambda s: -goodness(main_measure(table)) * s.mean[key])
 
 
 def moved_columns(table: pd.DataFrame) -> dict[str, str]:

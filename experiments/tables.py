@@ -10,23 +10,25 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from experiments.describe import Description
+from experiments.metrics import TITLES, written
 from experiments.results import main_measure, moved_columns, summarize
 
 
-def with_spread(mean: float, std: float | None) -> str:
+def with_spread(mean: float, std: float | None, measure: str = "") -> str:
     """``mean±std``, or only the mean where there is one seed.
 
     Example:
-        >>> with_spread(0.81, 0.004), with_spread(0.81, None)
-        ('0.810±0.004', '0.810')
+        >>> with_spread(0.81, 0.004), with_spread(0.81, None), with_spread(0.0123, 0.0004, "mse")
+        ('0.810±0.004', '0.810', '1.23e-02±4.00e-04')
     """
-    return f"{mean:.3f}" if std is None or math.isnan(std) else f"{mean:.3f}±{std:.3f}"
+    alone = std is None or math.isnan(std)
+    return written(measure, mean) if alone else f"{written(measure, mean)}±{written(measure, std)}"
 
 
 def comparison_table(table: pd.DataFrame) -> Table:
     """The results of a comparison, the best model first."""
     measure, moved = main_measure(table), moved_columns(table)
-    others = [c for c in ("tau", "r2") if f"test_{c}" in table and c != measure]
+    others = [c for c in TITLES if f"test_{c}" in table and c != measure]
     first = table.iloc[0]
     title = f"{first['zoo']}: {first['task']}, {first['test_networks']} test networks"
     out = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -38,7 +40,8 @@ def comparison_table(table: pd.DataFrame) -> Table:
         out.add_column(head, justify="right", no_wrap=True)
     columns = [*(f"test_{name}" for name in (measure, *others)), *moved.values()]
     for summary in summarize(table):
-        cells = [with_spread(summary.mean[c], summary.std[c]) for c in columns]
+        own = [c for c in columns if c.removeprefix("test_") not in others]
+        cells = [with_spread(summary.mean[c], summary.std[c], measure if c in own else "") for c in columns]
         cells += [f"{summary.mean[c]:,.0f}" for c in costs]
         out.add_row(summary.name, *cells, style="bold" if summary.ours else None)
     return out

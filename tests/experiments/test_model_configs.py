@@ -14,7 +14,9 @@ from experiments.config import load
 from experiments.leaderboard import READS
 from graphnfn.models import LAYERS
 
-NAMES = sorted(p.name.removesuffix(".yaml") for p in (files("experiments") / "conf" / "model").iterdir())
+FOLDER = files("experiments") / "conf" / "model"
+NAMES = sorted(p.name.removesuffix(".yaml") for p in FOLDER.iterdir() if p.is_file())
+EDITORS = sorted(p.name.removesuffix(".yaml") for p in (FOLDER / "edit").iterdir())
 NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.build.encoding.fourier=8"]}
 """Smaller where the configured model would take seconds."""
 
