@@ -142,7 +142,7 @@ def evaluate(
         for name in task.measures:
             found[f"test_{name}_{size:g}dec"] = sum(d[name] for d in draws) / repeats
         found[f"moved_{size:g}dec"] = max(shifts)
-    prediction, label = task.pairs(plain, labels)
+    label, prediction = task.pairs(plain, labels)
     table = pd.DataFrame({"row": rows.numpy(), "label": label.numpy(), "prediction": prediction.numpy()})
     return found, table.assign(spec=zoo.spec_index[rows].numpy())
 

@@ -164,7 +164,8 @@ def _title(key: Key) -> str:
 def _line(key: Key, cell: Cell, done: int, total: int) -> str:
     row = cell.row
     measure = row["measure"]
-    return f"[{done}/{total}] {_title(key)}: test {measure} {written(measure, row[f'test_{measure}'])} ({row['wall_s']:.0f} s)"
+    score = written(measure, row[f"test_{measure}"])
+    return f"[{done}/{total}] {_title(key)}: test {measure} {score} ({row['wall_s']:.0f} s)"
 
 
 def _costs(case: Case, path: Path, report: Report) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -149,14 +149,19 @@ class Edited(nn.Module):
 def graph_editor(
     *,
     specs: Sequence[NetSpec],
-    layer: Literal["native", "gated", "synchronous", "combined"],
     width: int,
-    rounds: int,
-    rank: int = 8,
     steps: int = 1,
+    **settings: Any,
 ) -> nn.Module:
-    """Our editor; with several steps, the next one edits what the last one made."""
-    config = MetaNetConfig(width=width, rounds=rounds, layer=layer, head="edit", rank=rank)
+    """Our editor; with several steps, the next one edits what the last one made.
+
+    Args:
+        specs: architectures that it shall read.
+        width: channels of the features.
+        steps: editors, one after the other.
+        settings: of :class:`~graphnfn.models.MetaNetConfig`.
+    """
+    config = MetaNetConfig(width=width, **{"head": "edit", **settings})
     return nn.Sequential(*(GraphMetaNet(config, specs=specs) for _ in range(steps)))
 
 

@@ -86,7 +86,8 @@ def _row(s: ModelSummary, measure: str, moved: dict[str, str]) -> Entry:
 def _margins(rows: Sequence[Entry], measure: str) -> dict[str, Entry]:
     """Per kind of reader, our model with the best validation score against the best baseline on test.
 
-    A margin is positive where ours is better, even if that means a smaller value. Ours is chosen without the test networks, theirs with them: no choice of ours makes the margin larger.
+    Ours is chosen without the test networks, theirs with them: no choice of ours makes the margin larger. A margin is
+    positive where ours is better, also where that means a smaller value.
     """
     out, sign = {}, goodness(measure)
     for reads in READS:
@@ -102,7 +103,8 @@ def _margins(rows: Sequence[Entry], measure: str) -> dict[str, Entry]:
         out[reads] = {
             "ours": one["model"], "theirs": other["model"], "margin": margin, "spread": spread,
             "ahead": None if spread is None else bool(margin > spread), "score": score,
-            "ours_cpu_s": _time_to(one["history"], score, sign), "theirs_cpu_s": _time_to(other["history"], score, sign),
+            "ours_cpu_s": _time_to(one["history"], score, sign),
+            "theirs_cpu_s": _time_to(other["history"], score, sign),
         }  # fmt: skip
     return out
 

@@ -72,7 +72,7 @@ class ColumnTask:
         return zoo.labels(self.column, rows)
 
     def pairs(self, prediction: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return prediction, labels
+        return labels, prediction
 
 
 _REGRESSION = {"tau": kendall_tau, "r2": r_squared}
@@ -249,7 +249,8 @@ def _words(zoo: Zoo, column: str) -> list[str]:
     """The entries of a column of words; none where it holds numbers or does not exist."""
     if column not in zoo.table or pd.api.types.is_numeric_dtype(zoo.table[column]):
         return []
-    values = zoo.table[column]
-    if values.isna().any():
-        raise ExperimentError(f"column {column!r} has {int(values.isna().sum())} missing values: use zoo.where")
-    return [str(v) for v in values]
+    values = zoo.table[column].tolist()
+    missing = sum(not isinstance(v, str) for v in values)
+    if missing:
+        raise ExperimentError(f"column {column!r} has {missing} entries that are no words: leave them out by zoo.where")
+    return values

@@ -174,7 +174,8 @@ def fit(
     module = MetaNetModule(model, task, zoo, config)
     best = ModelCheckpoint(
         folder, filename=BEST.removesuffix(".ckpt"), monitor=task.measures[0], save_weights_only=True,
-        mode="max" if goodness(task.measures[0]) > 0 else "min", auto_insert_metric_name=False, enable_version_counter=False,
+        mode="max" if goodness(task.measures[0]) > 0 else "min", auto_insert_metric_name=False,
+        enable_version_counter=False,
     )  # fmt: skip
     last = ModelCheckpoint(folder, filename=LAST.removesuffix(".ckpt"), enable_version_counter=False)
     with _quiet(), _one_line():

@@ -41,8 +41,9 @@ def test_positive_numbers_are_predicted_by_their_logarithms(sirens: list[str]) -
 
 
 def test_other_numbers_are_predicted_as_they_are(sirens: list[str]) -> None:
-    assert not task_of(sirens, "shift")[1].log
-    assert not task_of(sirens, "rate", "task.log=false")[1].log
+    for words in (["shift"], ["rate", "task.log=false"]):
+        task = task_of(sirens, *words)[1]
+        assert isinstance(task, ValueTask) and not task.log
     with pytest.raises(ExperimentError, match="logarithms need positive numbers"):
         task_of(sirens, "shift", "task.log=true")
 
