@@ -15,7 +15,8 @@ from experiments.leaderboard import READS
 from graphnfn.models import LAYERS
 
 FOLDER = files("experiments") / "conf" / "model"
-NAMES = sorted(p.name.removesuffix(".yaml") for p in FOLDER.iterdir() if p.is_file())
+REFERENCE = "render_then_classify"
+NAMES = sorted({p.name.removesuffix(".yaml") for p in FOLDER.iterdir() if p.is_file()} - {REFERENCE})
 EDITORS = sorted(p.name.removesuffix(".yaml") for p in (FOLDER / "edit").iterdir())
 VARIANTS = ("ng_gnn_probes",)
 """Editors of baselines that run the networks, too."""
