@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from experiments.budget import History, within_budget
 from experiments.config import make
 from experiments.data import open_zoo, predict
+from experiments.editing import Edited, EditTask
+from experiments.errors import ExperimentError
 from experiments.models import count_parameters, take_statistics
 from experiments.tasks import Task
 from experiments.training import Fitted, fit
@@ -47,10 +49,29 @@ def prepare(config: DictConfig, zoo: Zoo | None = None) -> tuple[Zoo, Task, nn.M
         GraphNFNError: a part of the configuration does not fit the zoo.
     """
     lightning.seed_everything(config.seed, verbose=False)
-    zoo = open_zoo(config.zoo) if zoo is None else zoo
-    task = make(config.task)
-    task = task.prepare(zoo.labels(task.column, zoo.split("train")))
-    return zoo, task, make(config.model.build, out=task.out, specs=zoo.specs)
+    zoo = open_zoo(config.zoo)
+    task = prepare_task(config, zoo)
+    return zoo, task, build_model(config, task, zoo)
+
+
+def prepare_task(config: DictConfig, zoo: Zoo) -> Task:
+    """The task of a configuration, with what it has to know of a zoo and its training networks."""
+    task = make(config.task).on(zoo)
+    return task.prepare(task.labels(zoo, zoo.split("train")))
+
+
+def build_model(config: DictConfig, task: Task, zoo: Zoo) -> nn.Module:
+    """A fresh model whose outputs are those that the task expects.
+
+    Raises:
+        ExperimentError: a model that predicts numbers for a task that edits networks, or the reverse.
+    """
+    if config.model.get("edits", False) != isinstance(task, EditTask):
+        wanted = "edit networks: give model=edit/NAME" if isinstance(task, EditTask) else "predict numbers"
+        raise ExperimentError(f"model={config.model.name} does not fit task {task.column!r}: expected one to {wanted}")
+    if not isinstance(task, EditTask):
+        return make(config.model.build, out=task.out, specs=zoo.specs)
+    return Edited(lambda: make(config.model.build, specs=zoo.specs), task.grid, outputs=config.model.outputs)
 
 
 def train(
@@ -110,7 +131,7 @@ def evaluate(
         prediction relative to the spread of predictions; and the predictions on the untouched test networks.
     """
     rows = zoo.split("test")
-    labels = zoo.labels(task.column, rows)
+    labels = task.labels(zoo, rows)
     model.eval()
     outputs = predict(model, zoo, rows, batch_size=CHUNK)
     plain = task.predict(outputs)
@@ -125,7 +146,8 @@ def evaluate(
         for name in task.measures:
             found[f"test_{name}_{size:g}dec"] = sum(d[name] for d in draws) / repeats
         found[f"moved_{size:g}dec"] = max(shifts)
-    table = pd.DataFrame({"row": rows.numpy(), "label": labels.numpy(), "prediction": plain.numpy()})
+    label, prediction = task.pairs(plain, labels)
+    table = pd.DataFrame({"row": rows.numpy(), "label": label.numpy(), "prediction": prediction.numpy()})
     return found, table.assign(spec=zoo.spec_index[rows].numpy())
 
 

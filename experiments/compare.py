@@ -18,6 +18,7 @@ from experiments.cell import Cell
 from experiments.config import fingerprint, load, plain
 from experiments.cost import measure_apart
 from experiments.data import open_zoo
+from experiments.metrics import written
 from experiments.plan import Case, Key, cases, content
 from experiments.results import CellStore, write_results, write_text
 from experiments.runner import Report, failure, kept_cells, run_cells, title
@@ -103,7 +104,8 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> list[Comp
 def _line(key: Key, cell: Cell, done: int, total: int) -> str:
     row = cell.row
     measure = row["measure"]
-    return f"[{done}/{total}] {title(key)}: test {measure} {row[f'test_{measure}']:.3f} ({row['wall_s']:.0f} s)"
+    score = written(measure, row[f"test_{measure}"])
+    return f"[{done}/{total}] {title(key)}: test {measure} {score} ({row['wall_s']:.0f} s)"
 
 
 def _costs(case: Case, path: Path, report: Report) -> dict[str, dict[str, Any]]:

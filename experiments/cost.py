@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import torch
 
-from experiments.config import load, make, plain
+from experiments.cell import build_model, prepare_task
+from experiments.config import load, plain
 from experiments.data import open_zoo
 from experiments.errors import ExperimentError
 from graphnfn.zoo import Zoo
@@ -50,7 +51,7 @@ def measure(overrides: Sequence[str]) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = load(overrides)
     zoo = open_zoo(config.zoo)
-    task = make(config.task).prepare(zoo.labels(config.task.column, zoo.split("train")))
+    task = prepare_task(config, zoo)
     networks = config.compare.cost_networks
     _warm_up_torch()
     with _Peak() as peak:
@@ -79,8 +80,8 @@ class _Step:
         rows = zoo.split("train")
         rows = rows[torch.randint(len(rows), (networks,))]
         self.task, self.zoo, self.rows = task, zoo, rows
-        self.labels = zoo.labels(task.column, rows)
-        self.model = make(config.model.build, out=task.out, specs=zoo.specs)
+        self.labels = task.labels(zoo, rows)
+        self.model = build_model(config, task, zoo)
         with torch.no_grad():
             self.model(zoo.batch(rows[:2]))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from experiments.errors import ExperimentError
+from experiments.tasks import Task
 from graphnfn.graph import NeuralGraph
 from graphnfn.zoo import Zoo
 
@@ -57,14 +58,14 @@ def for_learning(zoo: Zoo) -> Zoo:
     return zoo.subset(torch.from_numpy(zoo.table["split"].to_numpy() != "test"))
 
 
-def loader(zoo: Zoo, rows: Tensor, column: str, *, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
-    """Batches of some rows of a zoo with a column of its table."""
-    labels = zoo.labels(column)
+def loader(zoo: Zoo, rows: Tensor, task: Task, *, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
+    """Batches of some rows of a zoo with what a task wants to know of them."""
+    labels = task.labels(zoo, rows)
 
-    def collate(picked: list[int]) -> Batch:
-        return zoo.batch(picked), labels[picked]
+    def collate(places: list[int]) -> Batch:
+        return zoo.batch(rows[places]), labels[places]
 
-    indices: Any = rows.tolist()
+    indices: Any = range(len(rows))
     return DataLoader(indices, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
 
 

@@ -11,14 +11,19 @@ from pathlib import Path
 from string import Template
 
 import pandas as pd
+import torch
 import yaml
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from experiments import figures
 from experiments.compare import Comparison
+from experiments.config import make
 from experiments.data import open_zoo
-from experiments.metrics import TITLES, tie_ceiling
+from experiments.editing import EditTask
+from experiments.metrics import SMALLER, TITLES, goodness, tie_ceiling, written
 from experiments.results import main_measure, moved_columns, summarize, write_text
+from experiments.tasks import Task
 from graphnfn.plotting import plot
 from graphnfn.spec import NetSpec
 from graphnfn.zoo import Zoo
@@ -48,16 +53,16 @@ def _opening(done: Comparison, zoo: Zoo) -> dict[str, str]:
     facts = [
         (f"{len(zoo):,}", f"{counts}{first['test_networks']} to test"),
         (f"{len(summaries)} × {seeds}", f"models × seeds, all on one split, at most {epochs} epochs"),
-        (f"{best.mean[f'test_{measure}']:.3f}", f"best test {TITLES[measure]}, by {best.name}"),
+        (_short(best.mean[f"test_{measure}"], measure), f"best test {TITLES[measure]}, by {best.name}"),
     ]
     for size, column in list(moved_columns(table).items())[-1:]:
         words = f"the same after random re-parameterisations of {size} decades"
-        facts.append((f"{best.mean[column]:.3f}", words))
+        facts.append((_short(best.mean[column], measure), words))
     boxes = "".join(f'<div class="fact"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in facts)
-    lead = (
-        f"How well can {_words(first['task'])} be predicted from the weights of a network alone, and does the "
-        "prediction survive when the same function is written with other weights?"
-    )
+    what = f"How well can {_words(first['task'])} be predicted from the weights of a network alone"
+    if measure == "mse":
+        what = f"How well can networks of images be edited ({_words(first['task'])})"
+    lead = f"{what}, and does the result survive when the same function is written with other weights?"
     return {"title": f"graphnfn on {escape(str(first['zoo']))}", "lead": escape(lead), "facts": boxes}
 
 
@@ -79,10 +84,16 @@ def _results(done: Comparison) -> dict[str, str]:
         "results": _summary_html(table),
         "robustness": figures.robustness(table),
         "robustness_text": f"{name} under random group elements. Lines are means, bands the range over seeds; "
-        f"solid lines are graphnfn's models, dashed ones baselines. Values below {figures.FLOOR} are drawn there.",
+        f"solid lines are graphnfn's models, dashed ones baselines. {_cut(table)}",
         "cost": figures.quality_and_cost(table),
         "cost_text": f"Quality against cost. Bars are standard deviations over seeds. {_time_text(table)}",
     }
+
+
+def _cut(table: pd.DataFrame) -> str:
+    if main_measure(table) in SMALLER:
+        return f"Values above {figures.CEILING} are drawn there."
+    return f"Values below {figures.FLOOR} are drawn there."
 
 
 def _time_text(table: pd.DataFrame) -> str:
@@ -93,7 +104,7 @@ def _time_text(table: pd.DataFrame) -> str:
 
 def _summary_html(table: pd.DataFrame) -> str:
     summaries, measure = summarize(table), main_measure(table)
-    others = [c for c in ("tau", "r2") if f"test_{c}" in table and c != measure]
+    others = [c for c in TITLES if f"test_{c}" in table and c != measure]
     columns = {f"test_{c}": TITLES[c] for c in (measure, *others)}
     moved = moved_columns(table)
     columns |= {c: f"{TITLES[measure]}<br>{_count(size, 'decade')}" for size, c in moved.items()}
@@ -105,17 +116,21 @@ def _summary_html(table: pd.DataFrame) -> str:
         f"<th>{name}</th>"
         for name in ("model", *columns.values(), *("largest<br>shift" for _ in shift), *costs.values())
     )
-    best, rows = {c: max(s.mean[c] for s in summaries) for c in columns}, []
+    kinds = {c: measure if c in moved.values() else c.removeprefix("test_") for c in columns}
+    signs = {c: goodness(kind) for c, kind in kinds.items()}
+    best, rows = {c: max(sign * s.mean[c] for s in summaries) for c, sign in signs.items()}, []
     for s in summaries:
         cells = []
         for c in columns:
-            pm = "" if math.isnan(s.std[c]) else f' <span class="pm">± {_short(s.std[c])}</span>'
-            mark = ' class="best"' if s.mean[c] >= best[c] - 5e-4 else ""
-            cells.append(f"<td{mark}>{_short(s.mean[c])}{pm}</td>")
+            kind = kinds[c]
+            pm = "" if math.isnan(s.std[c]) else f' <span class="pm">± {_short(s.std[c], kind)}</span>'
+            near = 0.0 if kind in SMALLER else 5e-4
+            mark = ' class="best"' if signs[c] * s.mean[c] >= best[c] - near else ""
+            cells.append(f"<td{mark}>{_short(s.mean[c], kind)}{pm}</td>")
         cells += [f"<td>{max(s.cells[c].tolist()):.0e}</td>" for c in shift]
         cells += [f"<td>{s.mean[c]:,.0f}</td>" for c in costs]
-        kind = ' class="ours"' if s.ours else ""
-        rows.append(f"<tr{kind}><td>{escape(s.name)}</td>{''.join(cells)}</tr>")
+        owner = ' class="ours"' if s.ours else ""
+        rows.append(f"<tr{owner}><td>{escape(s.name)}</td>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -128,6 +143,11 @@ def _predictions(done: Comparison, zoo: Zoo) -> dict[str, str]:
         f"Predicted against true {_words(table['task'].tolist()[0])} of the test networks, seed "
         f"{table['seed'].tolist()[0]}; the line is a perfect prediction."
     )
+    if main_measure(table) == "mse":
+        text = (
+            f"Squared error of every test network after the edit against that of leaving it alone, seed "
+            f"{table['seed'].tolist()[0]}; below the line the edit helps."
+        )
     return {
         "predictions": figures.scatters(table, done.predictions, _spec_names(zoo)),
         "predictions_text": escape(text),
@@ -135,26 +155,34 @@ def _predictions(done: Comparison, zoo: Zoo) -> dict[str, str]:
 
 
 def _data(done: Comparison, zoo: Zoo) -> dict[str, str]:
-    column = str(done.table["task"].tolist()[0])
-    labels = zoo.labels(column)
+    task = make(done.config.task).on(zoo)
+    column, labels = task.column, _numbers(task, zoo, torch.arange(len(zoo)))
     kinds = f"{len(zoo.specs)} architectures" if len(zoo.specs) > 1 else "one architecture"
     sizes = " or ".join(f"{n:,}" for n in sorted({spec.num_params for spec in zoo.specs}))
     folder = escape(str(done.config.zoo.folder))
     text = f"Zoo <code>{folder}</code>: {len(zoo):,} networks of {kinds} with {sizes} parameters each."
-    if main_measure(done.table) != "accuracy":
-        best = tie_ceiling(zoo.labels(column, zoo.split("test")))
+    if main_measure(done.table) in ("tau", "r2"):
+        best = tie_ceiling(_numbers(task, zoo, zoo.split("test")))
         text += f" Because some labels are equal, τ on the test networks cannot exceed {best:.4f}."
     middle = int(labels.float().sub(labels.float().median()).abs().argmin())
     graph = zoo.batch([middle])
     return {
         "data_text": text,
         "histogram": figures.label_histogram(labels.numpy(), zoo.spec_index.numpy(), _spec_names(zoo), column),
-        "histogram_text": f"The labels: {escape(_words(column))} of all networks.",
+        "histogram_text": f"The labels: {escape(_words(column))} of all networks."
+        if main_measure(done.table) != "mse"
+        else "Squared error of leaving the networks alone.",
         "network": _png(plot(graph, title=f"network {middle} of the zoo")),
         "network_text": "One network as the metanetworks see it, "
         f"{escape(_words(column))} {float(labels[middle]):.3g}: {graph.num_nodes} neurons, "
         f"{graph.num_edges} bundles of weights.",
     }
+
+
+def _numbers(task: Task, zoo: Zoo, rows: Tensor) -> Tensor:
+    """A number per network: its label, or for edits the error of leaving it alone."""
+    labels = task.labels(zoo, rows)
+    return task.pairs(labels[:, 0], labels)[0] if isinstance(task, EditTask) else labels
 
 
 def _origin(done: Comparison) -> dict[str, str]:
@@ -207,9 +235,9 @@ def _words(column: object) -> str:
     return str(column).replace("_", " ")
 
 
-def _short(value: float) -> str:
-    """Three decimals, or powers of ten where that would be a row of digits."""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1e}"
+def _short(value: float, measure: str = "") -> str:
+    """As measures are written, or in powers of ten where that would be a row of digits."""
+    return written(measure, value) if abs(value) < 100 else f"{value:.1e}"
 
 
 def _png(figure: Figure) -> str:

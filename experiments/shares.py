@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from experiments.data import Batch
+from experiments.tasks import Task
 from graphnfn.zoo import Zoo
 
 
@@ -93,6 +94,6 @@ class Pick:
         return self.zoo.batch(self.rows[places]), self.labels[places]
 
 
-def share_loader(zoo: Zoo, rows: Tensor, column: str, shares: Shares) -> DataLoader[Batch]:
+def share_loader(zoo: Zoo, rows: Tensor, task: Task, shares: Shares) -> DataLoader[Batch]:
     """Batches of some rows of a zoo, as far as one process takes them."""
-    return DataLoader(range(len(rows)), batch_sampler=shares, collate_fn=Pick(zoo, rows, zoo.labels(column, rows)))  # type: ignore[arg-type]
+    return DataLoader(range(len(rows)), batch_sampler=shares, collate_fn=Pick(zoo, rows, task.labels(zoo, rows)))  # type: ignore[arg-type]

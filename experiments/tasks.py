@@ -1,16 +1,19 @@
-"""Tasks: which column of a zoo's table to predict, with which loss, judged by which measures."""
+"""Tasks: what to predict of the networks of a zoo, with which loss, judged by which measures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.errors import ExperimentError
 from experiments.metrics import accuracy, kendall_tau, r_squared
+from graphnfn.zoo import Zoo
 
 
 class Task(Protocol):
@@ -18,17 +21,25 @@ class Task(Protocol):
 
     @property
     def column(self) -> str:
-        """The column of the zoo's table that holds the labels."""
+        """What is predicted: the column of the zoo's table that holds the labels, or a word for them."""
         ...
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of the measures, the one that chooses the best epoch first; larger is better."""
+        """Names of the measures, the one that chooses the best epoch first; see :mod:`experiments.metrics`."""
         ...
 
     @property
     def out(self) -> int:
-        """Outputs that a model needs."""
+        """Outputs that a model needs; 0 where models edit networks."""
+        ...
+
+    def on(self, zoo: Zoo) -> Task:
+        """The task with what it has to know of the zoo's networks."""
+        ...
+
+    def labels(self, zoo: Zoo, rows: Tensor) -> Tensor:
+        """What is to be predicted of some networks, ``[G, ...]``."""
         ...
 
     def prepare(self, labels: Tensor) -> Task:
@@ -40,12 +51,28 @@ class Task(Protocol):
         ...
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """Predictions ``[G]`` in the unit of the labels."""
+        """Predictions ``[G, ...]`` in the unit of the labels."""
         ...
 
     def measure(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
         """All measures."""
         ...
+
+    def pairs(self, prediction: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Per network a number for its label and one for its prediction, ``[G]`` each."""
+        ...
+
+
+class ColumnTask:
+    """What tasks whose labels are a column of the zoo's table have in common."""
+
+    column: str
+
+    def labels(self, zoo: Zoo, rows: Tensor) -> Tensor:
+        return zoo.labels(self.column, rows)
+
+    def pairs(self, prediction: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return labels, prediction
 
 
 _REGRESSION = {"tau": kendall_tau, "r2": r_squared}
@@ -56,7 +83,7 @@ def _regression(prediction: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class FractionTask:
+class FractionTask(ColumnTask):
     """Predict a number between 0 and 1, such as a test accuracy, by a sigmoid and binary cross entropy.
 
     Args:
@@ -66,6 +93,9 @@ class FractionTask:
     column: str
     measures: tuple[str, ...] = ("tau", "r2")
     out: int = 1
+
+    def on(self, zoo: Zoo) -> FractionTask:
+        return self
 
     def prepare(self, labels: Tensor) -> FractionTask:
         """Check the range of the labels.
@@ -92,51 +122,78 @@ class FractionTask:
 
 
 @dataclass(frozen=True)
-class ValueTask:
+class ValueTask(ColumnTask):
     """Predict any number, standardised by the training labels, by the squared error.
 
     Args:
         column: of the zoo's table.
+        log: of positive numbers: loss and measures are those of their logarithms.
     """
 
     column: str
+    log: bool = False
     measures: tuple[str, ...] = ("r2", "tau")
     out: int = 1
     mean: float = 0.0
     std: float = 1.0
 
+    def on(self, zoo: Zoo) -> ValueTask:
+        return self
+
     def prepare(self, labels: Tensor) -> ValueTask:
         """Take mean and standard deviation of the training labels.
 
         Raises:
-            ExperimentError: all labels are equal.
+            ExperimentError: all labels are equal, or not positive where their logarithm is asked for.
         """
-        mean, std = float(labels.double().mean()), float(labels.double().std(correction=0))
+        if self.log and float(labels.min()) <= 0:
+            raise ExperimentError(
+                f"column {self.column!r} reaches down to {float(labels.min()):g}; logarithms need positive numbers: "
+                "give task.log=false"
+            )
+        scaled = self._scale(labels)
+        mean, std = float(scaled.mean()), float(scaled.std(correction=0))
         if not std > 0:
-            raise ExperimentError(f"column {self.column!r} is {mean:g} everywhere: there is nothing to predict")
+            value = float(labels[0])
+            raise ExperimentError(f"column {self.column!r} is {value:g} everywhere: there is nothing to predict")
         return replace(self, mean=mean, std=std)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        return F.mse_loss(outputs[:, 0], (labels.to(outputs.dtype) - self.mean) / self.std)
+        return F.mse_loss(outputs[:, 0], ((self._scale(labels) - self.mean) / self.std).to(outputs.dtype))
 
     def predict(self, outputs: Tensor) -> Tensor:
-        return outputs[:, 0] * self.std + self.mean
+        values = outputs[:, 0] * self.std + self.mean
+        return values.double().exp() if self.log else values
 
     def measure(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
-        return _regression(prediction, labels)
+        return _regression(self._scale(prediction), self._scale(labels))
+
+    def _scale(self, values: Tensor) -> Tensor:
+        return values.double().clamp_min(1e-300).log() if self.log else values.double()
 
 
 @dataclass(frozen=True)
-class ClassTask:
-    """Predict a class number by the cross entropy.
+class ClassTask(ColumnTask):
+    """Predict a class by the cross entropy.
 
     Args:
-        column: of the zoo's table, with whole numbers from 0.
+        column: of the zoo's table, with whole numbers from 0, or with words.
     """
 
     column: str
     measures: tuple[str, ...] = ("accuracy",)
     out: int = 0
+    words: tuple[str, ...] = ()
+
+    def on(self, zoo: Zoo) -> ClassTask:
+        """Number the words of the column in alphabetical order, where it has words."""
+        return replace(self, words=tuple(sorted(set(_words(zoo, self.column)))))
+
+    def labels(self, zoo: Zoo, rows: Tensor) -> Tensor:
+        if not self.words:
+            return super().labels(zoo, rows)
+        values = np.array(_words(zoo, self.column))[rows.numpy()]
+        return torch.from_numpy(np.searchsorted(np.array(self.words), values))
 
     def prepare(self, labels: Tensor) -> ClassTask:
         """Count the classes.
@@ -149,7 +206,10 @@ class ClassTask:
                 f"column {self.column!r} holds {labels.dtype} from {float(labels.min()):g}; classes are whole numbers "
                 "from 0: use task=value for others"
             )
-        return replace(self, out=int(labels.max()) + 1)
+        if self.words and len(labels.unique()) == 1:
+            word = self.words[int(labels[0])]
+            raise ExperimentError(f"column {self.column!r} is {word!r} in all training networks: nothing to predict")
+        return replace(self, out=max(len(self.words), int(labels.max()) + 1))
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(outputs, labels)
@@ -159,3 +219,38 @@ class ClassTask:
 
     def measure(self, prediction: Tensor, labels: Tensor) -> dict[str, float]:
         return {"accuracy": accuracy(prediction, labels)}
+
+
+@dataclass(frozen=True)
+class HyperTask:
+    """Predict a hyper-parameter of the training: words as classes, numbers standardised.
+
+    Args:
+        column: of the zoo's table.
+        log: whether to predict the logarithm of a number; None: where all numbers are positive.
+    """
+
+    column: str
+    log: bool | None = None
+
+    def on(self, zoo: Zoo) -> ClassTask | ValueTask:
+        """The task that fits the column.
+
+        Raises:
+            GraphNFNError: there is no such column, or it has missing values.
+        """
+        if _words(zoo, self.column):
+            return ClassTask(self.column).on(zoo)
+        positive = bool((zoo.labels(self.column) > 0).all())
+        return ValueTask(self.column, log=positive if self.log is None else self.log)
+
+
+def _words(zoo: Zoo, column: str) -> list[str]:
+    """The entries of a column of words; none where it holds numbers or does not exist."""
+    if column not in zoo.table or pd.api.types.is_numeric_dtype(zoo.table[column]):
+        return []
+    values = zoo.table[column].tolist()
+    missing = sum(not isinstance(v, str) for v in values)
+    if missing:
+        raise ExperimentError(f"column {column!r} has {missing} entries that are no words: leave them out by zoo.where")
+    return values

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from experiments.data import Batch, loader
 from experiments.errors import DivergedError, ExperimentError
+from experiments.metrics import goodness
 from experiments.shares import EpochOrder, Shares, epoch_seed, share_loader
 from experiments.tasks import Task
 from graphnfn.zoo import Zoo
@@ -101,11 +102,11 @@ class MetaNetModule(lightning.LightningModule):
         order = EpochOrder(len(rows), self._seed)
         world, rank = self.trainer.world_size, self.trainer.global_rank
         self._shares = Shares(order, self.config.batch_size, rank=rank, world=world)
-        return share_loader(self.zoo, rows, self.task.column, self._shares)
+        return share_loader(self.zoo, rows, self.task, self._shares)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         size = 2 * self.config.batch_size
-        return loader(self.zoo, self.zoo.split("val"), self.task.column, batch_size=size, shuffle=False)
+        return loader(self.zoo, self.zoo.split("val"), self.task, batch_size=size, shuffle=False)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(epoch_seed(self._seed, self.current_epoch, 1 + self.global_rank))  # for dropout
@@ -172,8 +173,9 @@ def fit(
     """
     module = MetaNetModule(model, task, zoo, config)
     best = ModelCheckpoint(
-        folder, filename=BEST.removesuffix(".ckpt"), monitor=task.measures[0], mode="max", save_weights_only=True,
-        auto_insert_metric_name=False, enable_version_counter=False,
+        folder, filename=BEST.removesuffix(".ckpt"), monitor=task.measures[0], save_weights_only=True,
+        mode="max" if goodness(task.measures[0]) > 0 else "min", auto_insert_metric_name=False,
+        enable_version_counter=False,
     )  # fmt: skip
     last = ModelCheckpoint(folder, filename=LAST.removesuffix(".ckpt"), enable_version_counter=False)
     with _quiet(), _one_line():

@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 from graphnfn.errors import SpecError
 from graphnfn.graph import NeuralGraph
 from graphnfn.nn.blocks import BlockWiring
+from graphnfn.nn.descent import DescentHead
 from graphnfn.nn.edges import EdgeWiring
 from graphnfn.nn.edit import EditHead
 from graphnfn.nn.gated import GatedSweep
@@ -42,6 +43,9 @@ LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
 }
 """What one round consists of."""
 
+EDITORS = (EditHead, DescentHead)
+"""Heads that change weights."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetaNetConfig:
@@ -55,8 +59,10 @@ class MetaNetConfig:
             "synchronous" is classical message passing, "combined" is native then gated: the best here,
             "probes" runs the networks on learned inputs and, where they take coordinates, on a lattice of points,
             "complete" is probes, then combined.
-        head: "invariant" gives ``[networks, out]``, "edit" gives edited graphs.
+        head: "invariant" gives ``[networks, out]``, "edit" gives edited graphs, made from the layers' features;
+            "descent" gives graphs edited by a learned gradient step, for which the layers are optional (rounds=0).
         rank: terms of the edit head's low-rank update.
+        points: learned inputs on which the descent head runs the networks.
         jitter: of the lattice of probes in training, see :class:`graphnfn.nn.lattice.LatticeProbes`.
         dropout: share of features that training leaves out in front of dense layers that see whole networks.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
@@ -70,20 +76,24 @@ class MetaNetConfig:
     rounds: int = 1
     out: int = 1
     layer: Literal["native", "gated", "synchronous", "combined", "probes", "complete"] = "combined"
-    head: Literal["invariant", "edit"] = "invariant"
+    head: Literal["invariant", "edit", "descent"] = "invariant"
     rank: int = 8
+    points: int = 64
     jitter: float = 0.0
     dropout: float = 0.0
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        if self.layer not in LAYERS or self.head not in ("invariant", "edit"):
+        if self.layer not in LAYERS or self.head not in ("invariant", "edit", "descent"):
             raise SpecError(
                 f"layer={self.layer!r}, head={self.head!r}: expected a layer of {', '.join(LAYERS)} "
-                "and head 'invariant' or 'edit'"
+                "and head 'invariant', 'edit' or 'descent'"
             )
-        if min(self.width, self.rounds, self.out, self.rank) < 1:
-            raise SpecError(f"width, rounds, out and rank must be 1 at least; got {self}")
+        least = 0 if self.head == "descent" else 1
+        if min(self.width, self.out, self.rank, self.points) < 1 or self.rounds < least:
+            raise SpecError(
+                f"width, rounds, out, rank and points must be 1 at least (rounds 0 with head 'descent'); got {self}"
+            )
         if not (0 <= self.jitter < 1 and 0 <= self.dropout < 1):
             raise SpecError(f"got jitter={self.jitter}, dropout={self.dropout}; expected numbers in [0, 1)")
 
@@ -92,7 +102,7 @@ class GraphMetaNet(nn.Module):
     """A metanetwork on neuron graphs that is exact under the symmetries of their weights.
 
     For every group element g of a network's spec ``model(act(g, graph)) == model(graph)`` (head "invariant") or
-    ``== act(g, model(graph))`` (head "edit"): permutations, positive scales, signs and half turns.
+    ``== act(g, model(graph))`` (heads "edit" and "descent"): permutations, positive scales, signs and half turns.
 
     Args:
         config: its size and parts.
@@ -122,13 +132,13 @@ class GraphMetaNet(nn.Module):
         kinds = [kind for _ in range(c.rounds) for kind in LAYERS[c.layer]]
         self.layers = nn.ModuleList(kind(c.width, sizes, **settings.get(kind, {})) for kind in kinds)
         if sizes.traced:
-            options = {"rounds": c.rounds, "layer": c.layer, "checkpoint": c.checkpoint, "edit": c.head == "edit"}
-            self.reader = TracedReader(c.width, 4 * c.width, **options)  # type: ignore[arg-type]
-        self.head = (
-            EditHead(c.width, c.rank, sizes)
-            if c.head == "edit"
-            else InvariantReadout(c.width, c.out, sizes, dropout=c.dropout)
-        )
+            options = {"rounds": max(c.rounds, 1), "layer": c.layer, "checkpoint": c.checkpoint}
+            self.reader = TracedReader(c.width, 4 * c.width, edit=c.head != "invariant", **options)  # type: ignore
+        if c.head == "invariant":
+            self.head = InvariantReadout(c.width, c.out, sizes, dropout=c.dropout)
+        else:
+            edit = c.head == "edit"
+            self.head = EditHead(c.width, c.rank, sizes) if edit else DescentHead(c.width, c.points, sizes)
 
     def forward(self, data: Data) -> Tensor | NeuralGraph:
         return self._run(data, together=False)
@@ -151,7 +161,7 @@ class GraphMetaNet(nn.Module):
         chains = [stack for stack in stacks if not isinstance(stack, TracedStack)]
         found = iter(self._chains(chains, together) if chains else [])
         results = [self._traced(s) if isinstance(s, TracedStack) else next(found) for s in stacks]
-        if isinstance(self.head, EditHead):
+        if isinstance(self.head, EDITORS):
             return NeuralGraph.from_stacks(results, graph.members())
         order = torch.cat(graph.members()).argsort().to(results[0].device)
         return torch.cat(results)[order]
@@ -164,7 +174,7 @@ class GraphMetaNet(nn.Module):
                 "this model was sized for MLPs and CNNs, the batch has a traced network: give "
                 "GraphMetaNet(config, specs=[...]) all architectures it shall read"
             )
-        return self.reader.edit(stack) if isinstance(self.head, EditHead) else self.head.predict(self.reader(stack))
+        return self.reader.edit(stack) if isinstance(self.head, EDITORS) else self.head.predict(self.reader(stack))
 
     def _chains(self, stacks: list[Stack], together: bool) -> list[Any]:
         """The same for stacks of MLPs and CNNs."""
@@ -173,7 +183,7 @@ class GraphMetaNet(nn.Module):
         canonical = [stack.apply(lambda t: t.to(dtype)) for _, stack in found]
         wirings = self._wirings(canonical, together)
         results = [self.head(self._features(wiring), wiring) for wiring in wirings]
-        if isinstance(self.head, EditHead):
+        if isinstance(self.head, EDITORS):
             changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
             return [_edit(s, scales, d) for s, (scales, _), d in zip(stacks, found, changes, strict=True)]
         return list(torch.cat(results).split([stack.size for stack in stacks]))
@@ -211,5 +221,7 @@ def _edit(stack: Stack, scales: CanonicalScales, change: tuple[list[Tensor], Ten
     for b, weight, delta in zip(spec.blocks, stack.blocks, change[0], strict=True):
         c, phi = scales.norm[spec.position[b.dst]], scales.phi[spec.position[b.src]]
         blocks.append(weight + (delta * c[:, :, None, None] / phi[:, None, :, None]).to(weight.dtype))
-    bias = stack.nodes[..., 0] + (change[1] * torch.cat(scales.norm, 1)).to(stack.nodes.dtype)
+    biased = {p.group for p in spec.node_params if p.field == "bias"}  # others have none that could change
+    free = torch.cat([stack.nodes.new_full((g.size,), float(g.id in biased)) for g in spec.groups])
+    bias = stack.nodes[..., 0] + (change[1] * torch.cat(scales.norm, 1)).to(stack.nodes.dtype) * free
     return Stack(spec, torch.cat([bias[..., None], stack.nodes[..., 1:]], -1), tuple(blocks))

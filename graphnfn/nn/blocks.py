@@ -114,6 +114,12 @@ class BlockWiring(Wiring):
     def at_target(self, k: int, states: list[Tensor]) -> Tensor:
         return states[self.spec.position[self.spec.blocks[k].dst]][:, :, None]
 
+    def outer(self, k: int, into: list[Tensor], out: list[Tensor], taps: Tensor) -> Tensor:
+        block = self.spec.blocks[k]
+        u, v = into[self.spec.position[block.dst]], out[self.spec.position[block.src]]
+        rows = (u[..., None, :] * taps).flatten(1, 2) @ v.transpose(1, 2)  # [B, dst * taps, src]
+        return rows.unflatten(1, (-1, len(taps))).movedim(2, -1)
+
     def to_targets(self, values: list[Tensor], reduce: str) -> list[Tensor]:
         return self._reduce(values, self.spec.incoming, 2, reduce)
 

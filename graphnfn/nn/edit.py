@@ -18,7 +18,7 @@ class EditHead(nn.Module):
     ``delta w_ij[t] = sum_r u_i^r v_j^r k_t^r + w_ij[t] sum_r p_i^r q_j^r`` with u in-typed, v out-typed, p and q even:
     a low-rank, gradient-like update and an edgewise gain. ``delta b_i = turn_i (A o_i) . gate(e_i) + b_i gain(e_i)``,
     without the second term where half turns act. The caller undoes the canonical scales:
-    ``delta W_ij = c_i / phi(c_j) delta w_ij``, ``delta B_i = c_i delta b_i``.
+    ``delta W_ij = c_i / phi(c_j) delta w_ij``, ``delta B_i = c_i delta b_i``. Changes start at 0.
 
     Args:
         width: channels of the features.
@@ -36,7 +36,11 @@ class EditHead(nn.Module):
         self.taps = TapTable(rank, sizes)
         self.bias, self.bias_gate = TypedLinear(width, rank, ODD), nn.Linear(width, rank)
         self.bias_gain = nn.Linear(width, 1)
-        self.scale = nn.Parameter(torch.tensor(0.01))
+        self.scale = nn.Parameter(torch.tensor(0.1))
+        for layer in (self.u.linear, self.p, self.bias.linear, self.bias_gain):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.p, self.bias_gain):
+            nn.init.zeros_(layer.bias)
 
     def forward(self, state: State, wiring: Wiring) -> tuple[list[Tensor], list[Tensor]]:
         """Changes per bundle ``[..., taps]`` and per level ``[..., 1]``."""
@@ -47,7 +51,7 @@ class EditHead(nn.Module):
         p, q = [self.p(e) for e in state.even], [self.q(e) for e in state.even]
         edges = []
         for k in range(wiring.num_bundles):
-            low = (wiring.at_target(k, u) * wiring.at_source(k, v)) @ self._tap_vectors(wiring, k).T
+            low = wiring.outer(k, u, v, self._tap_vectors(wiring, k))
             gain = (wiring.at_target(k, p) * wiring.at_source(k, q)).mean(-1, keepdim=True)
             edges.append(self.scale * (low + gain * wiring.weights(k)))
         nodes = []

@@ -228,6 +228,10 @@ class Wiring(ABC):
             even[i] = even[i] + soft_root(torch.addcmul(seen, level.even(returned), of_y))
         return even, xs
 
+    def outer(self, k: int, into: list[Tensor], out: list[Tensor], taps: Tensor) -> Tensor:
+        """Per edge of a bundle and tap, ``sum_c into_i^c out_j^c taps[t, c]``, ``[..., taps]``."""
+        return (self.at_target(k, into) * self.at_source(k, out)) @ taps.T
+
     def lift(self, taps: TapTable) -> list[Tensor]:
         """Per bundle, ``sum_t w[t] tap[t]``: weights as typed edge features ``[..., d]``."""
         lifted = []

@@ -15,7 +15,12 @@ from experiments.config import load
 from experiments.leaderboard import READS
 from graphnfn.models import LAYERS
 
-NAMES = sorted(p.name.removesuffix(".yaml") for p in (files("experiments") / "conf" / "model").iterdir())
+FOLDER = files("experiments") / "conf" / "model"
+REFERENCE = "render_then_classify"
+NAMES = sorted({p.name.removesuffix(".yaml") for p in FOLDER.iterdir() if p.is_file()} - {REFERENCE})
+EDITORS = sorted(p.name.removesuffix(".yaml") for p in (FOLDER / "edit").iterdir())
+VARIANTS = ("ng_gnn_probes",)
+"""Editors of baselines that run the networks, too."""
 NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.build.encoding.fourier=8"]}
 """Smaller where the configured model would take seconds."""
 
@@ -26,6 +31,22 @@ def test_every_model_has_a_configuration() -> None:
     probing = {name for name in NAMES if load([f"model={name}"]).model.reads == "function"}
     assert probing == {"native", "combined", "probes", "complete", "probegen", *ABLATIONS}
     assert {load([f"model={name}"]).model.reads for name in NAMES} <= set(READS)
+
+
+def test_every_editor_has_a_configuration() -> None:
+    assert set(EDITORS) == {*LAYERS, "descent", *(n for n in baselines.editor_names())} | set(VARIANTS)
+    configs = {name: load([f"model=edit/{name}"]).model for name in EDITORS}
+    assert all(c.name == f"edit/{name}" and c.edits and c.reads in READS for name, c in configs.items())
+    assert {n for n, c in configs.items() if c.reads == "function"} == {"native", "combined", "descent", *VARIANTS}
+
+
+@pytest.mark.parametrize("name", [n for n in EDITORS if n != "ng_t"])
+def test_an_epoch_of_editing_leaves_everything_finite(name: str, sirens: list[str], tmp_path) -> None:
+    words = [*sirens, "task=dilate", f"model=edit/{name}", "trainer.epochs=1"]
+    narrow = {"descent": ["model.build.points=8"], "nfn_np": ["model.build.encoding.fourier=8"]}
+    _, _, model, fitted = train(load([*words, *narrow.get(name, [])]), tmp_path)
+    assert torch.isfinite(torch.tensor(fitted.best_score))
+    assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,13 +15,14 @@ from experiments.config import load
 from experiments.data import loader, open_zoo, predict
 from experiments.errors import ExperimentError
 from experiments.single import train_one
+from experiments.tasks import FractionTask
 from graphnfn.graph import NeuralGraph
 
 
 def test_batches_pair_networks_with_their_labels(tiny: list[str]) -> None:
     zoo = open_zoo(load(tiny).zoo)
     rows = zoo.split("val")
-    graph, labels = next(iter(loader(zoo, rows, "score", batch_size=5, shuffle=False)))
+    graph, labels = next(iter(loader(zoo, rows, FractionTask("score"), batch_size=5, shuffle=False)))
     torch.testing.assert_close(labels, zoo.labels("score", rows[:5]))
     torch.testing.assert_close(graph.x, zoo.batch(rows[:5]).x)
 

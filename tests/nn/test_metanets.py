@@ -65,7 +65,7 @@ def model_for(graph, layer, head="invariant", rounds=1, seed=0):
     return model
 
 
-@pytest.mark.parametrize("head", ["invariant", "edit"])
+@pytest.mark.parametrize("head", ["invariant", "edit", "descent"])
 @pytest.mark.parametrize("rounds", [1, 2])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_exact_on_mixed_batches(layer, rounds, head):
@@ -78,7 +78,7 @@ def test_exact_on_mixed_batches(layer, rounds, head):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_exact_for_every_activation(layer, name):
     specs = [mlp_spec([3, 6, 5, 2], name), small_cnn_spec([1, 3, 4], 3, name)]
-    for head in ("invariant", "edit"):
+    for head in ("invariant", "edit", "descent"):
         graph = batch_of(specs)
         testing.assert_equivariant(model_for(graph, layer, head), graph, decades=6.0, half_turns=2)
 
@@ -89,7 +89,7 @@ def test_exact_in_float32(layer):
     testing.assert_equivariant(model_for(graph, layer), graph, decades=6.0)
 
 
-@pytest.mark.parametrize("head", ["invariant", "edit"])
+@pytest.mark.parametrize("head", ["invariant", "edit", "descent"])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_edge_path_gives_the_same_numbers(layer, head):
     graph = batch_of(mixed_specs())
