@@ -13,7 +13,7 @@ _HEAD = """# Baselines, measured
 
 Made by `graphnfn baselines -o docs/baselines.md --golden FOLDER`; the JSON file beside this page holds every number.
 
-- commit {commit}
+- commit {commit}{kept}
 - one thread of {processor}; {packages}
 - load of the machine (1, 5, 15 minutes): {before} at the beginning, {after} in the end
 
@@ -52,7 +52,7 @@ _PEERS = """
 ## Beside the official codes, on this machine
 
 The same step of our model and of the unmodified official code (`--peers FOLDER` with clones, see `experiments/peers`),
-taken in turns in one process, one thread, {networks} networks: medians of CPU milliseconds, and the median over turns
+taken in turns in one process, one thread: medians of CPU milliseconds, and the median over turns
 of ours / official. Both have the same settings, networks, loss and AdamW. What the official data loaders prepare, such
 as PyG batches of neuron graphs, is prepared outside of the step; ours makes its batch inside. Counts of parameters
 differ where a note says why.
@@ -78,8 +78,10 @@ def page(found: dict[str, Any]) -> str:
     """The page as Markdown, from what ``survey`` returned."""
     about = found["about"]
     before, after = ("/".join(f"{x:.1f}" for x in load) for load in about["load"])
+    kept = "".join(f"\n- rows kept from commit {c}: {', '.join(ns)}" for c, ns in about.get("kept", {}).items())
+    machine = about["machine"]
     head = _HEAD.format(
-        commit=about["commit"], processor=about["machine"]["processor"], packages=about["machine"]["packages"],
+        commit=about["commit"], kept=kept, processor=machine["processor"], packages=machine["packages"],
         before=before, after=after,
     )  # fmt: skip
     measured = found["golden"] is not None
@@ -91,7 +93,7 @@ def page(found: dict[str, Any]) -> str:
     parts += ["\nWhat was tried:\n\n" + "".join(f"- {name}\n" for name in found["disturbances"])]
     parts += [_COST.format(networks=about["networks"]), _table(_TIMES, (r for m in found["models"] for r in _times(m)))]
     if found["peers"]:
-        parts += [_PEERS.format(networks=about["networks"]), _table(_BESIDE, map(_beside, found["peers"]))]
+        parts += [_PEERS, _table(_BESIDE, map(_beside, found["peers"]))]
     if found["adapters"]:
         rows = found["adapters"]
         parts += [_ADAPTERS.format(changes=", ".join(found["changes"])), _table(_BASES, map(_adapter, rows))]
@@ -169,8 +171,8 @@ def _beside(pair: dict[str, Any]) -> list[str]:
         counts += f" (official {pair['official_parameters']:,}: {pair['extra'] or 'UNEXPLAINED'})"
     code = pair["clone"] + (f"@{pair['commit']}" if pair["commit"] else "")
     return [
-        f"`{pair['model']}`", pair["shape"], pair["preset"], code, counts, f"{pair['ms']:.0f}",
-        f"{pair['official_ms']:,.0f}", f"{pair['ratio']:.2f}", str(pair["turns"]),
+        f"`{pair['model']}`", f"{pair['networks']} x {pair['shape']}", pair["preset"], code, counts,
+        f"{pair['ms']:.0f}", f"{pair['official_ms']:,.0f}", f"{pair['ratio']:.2f}", str(pair["turns"]),
     ]  # fmt: skip
 
 

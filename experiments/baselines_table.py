@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,41 @@ def survey(
         }  # fmt: skip
     finally:
         torch.set_num_threads(threads)
+
+
+ROWS: Mapping[str, tuple[str, ...]] = {
+    "models": ("name",), "adapters": ("name",), "editors": ("name",), "peers": ("model", "preset", "shape"),
+}  # fmt: skip
+"""The tables of a survey, and what names a row."""
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A new survey of some models, with the rows of an earlier one for all others.
+
+    ``about.kept`` says from which commits rows were kept, and which. Golden files are those of the new survey where it
+    compared some; the order of rows is that of the earlier survey, new ones last.
+
+    Example:
+        >>> one = {"models": [{"name": "a"}, {"name": "b", "x": 1}], "golden": None, "about": {"commit": "1"}}
+        >>> two = {"models": [{"name": "b", "x": 2}], "golden": None, "about": {"commit": "2"}}
+        >>> found = merged(one, two)
+        >>> found["models"], found["about"]["kept"]
+        ([{'name': 'a'}, {'name': 'b', 'x': 2}], {'1': ['a']})
+    """
+    earlier = old["about"].get("kept", {})
+    commits = {name: commit for commit, names in earlier.items() for name in names}
+    kept: dict[str, list[str]] = {}
+    out = dict(new)
+    for table, keys in ROWS.items():
+        before, after = ({tuple(r[k] for k in keys): r for r in d.get(table, [])} for d in (old, new))
+        out[table] = [after.get(key, row) for key, row in before.items()]
+        out[table] += [row for key, row in after.items() if key not in before]
+        for key in before.keys() - after.keys():
+            name = key[0] if table == "models" else f"{key[0]} ({table})"
+            kept.setdefault(commits.get(name, old["about"]["commit"]), []).append(name)
+    out["golden"] = old["golden"] if new["golden"] is None else new["golden"]
+    out["about"] = new["about"] | {"kept": {commit: sorted(set(names)) for commit, names in sorted(kept.items())}}
+    return out
 
 
 def _model(subject: Subject, agreement: Sequence[Parity] | None, seconds: float, networks: int) -> dict[str, Any]:

@@ -179,20 +179,24 @@ def survey_baselines(
     golden: Annotated[Optional[Path], typer.Option(help="Folder of golden files of official codes.")] = None,  # noqa: UP045
     peers: Annotated[Path | None, typer.Option(help="Folder of clones of official codes to time.")] = None,
     seconds: Annotated[float, typer.Option(help="For timing each model on each shape.")] = 4.0,
+    update: Annotated[bool, typer.Option(help="Keep the rows of other models that the page's JSON has.")] = False,
 ) -> None:
     """Measure every model: parity with official codes, symmetry, blind spots, cost of a step."""
     import json
 
     from experiments.baselines_page import page
-    from experiments.baselines_table import survey
+    from experiments.baselines_table import merged, survey
     from experiments.results import write_text
 
     def report(line: str) -> None:
         out.print(line, highlight=False, markup=False)
 
     found = survey(models or (), golden, report, peers=peers, seconds=seconds)
+    earlier = output.with_suffix(".json")
+    if update and earlier.is_file():
+        found = merged(json.loads(earlier.read_text(encoding="utf-8")), found)
     write_text(output, page(found))
-    write_text(output.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+    write_text(earlier, json.dumps(found, indent=1) + "\n")
     out.print(str(output), highlight=False)
 
 

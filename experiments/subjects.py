@@ -93,9 +93,9 @@ def adapter_subjects(names: Sequence[str] = ()) -> list[Subject]:
         ['lol']
     """
     make = partial(_graph_meta_net, layer="combined")
-    ours = [] if names else [Subject("combined", frozenset({"GL"}), "this repository", "graphnfn", {}, make)]
+    ours = Subject("combined", frozenset({"GL"}), "this repository", "graphnfn", {}, make)
     chosen = [n for n in baselines.adapter_names() if not names or n in names]
-    return ours + [_baseline(n) for n in chosen]
+    return [ours] * (not names or "combined" in names) + [_baseline(n) for n in chosen]
 
 
 def editors() -> list[Subject]:

@@ -26,6 +26,7 @@ class Pair:
         model: our name.
         preset: our settings.
         shape: title of the networks.
+        networks: per step.
         clone: folder of the official code.
         commit: of the clone, empty where it is no git repository.
         ms: ours.
@@ -40,6 +41,7 @@ class Pair:
     model: str
     preset: str
     shape: str
+    networks: int
     clone: str
     commit: str
     ms: float
@@ -96,6 +98,7 @@ def _pair(case: Case, clone: Path, networks: int, seconds: float) -> Pair:
         model=case.baseline,
         preset=case.preset,
         shape=SHAPES[case.shape].title,
+        networks=networks,
         clone=case.clone,
         commit=_commit(clone),
         ms=statistics.median(told["ours"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from baselines.foreign import official_spec
 from baselines.weight_space import weight_space
 from experiments import adapters
 from experiments.baselines_page import page
-from experiments.baselines_table import survey
+from experiments.baselines_table import merged, survey
 from experiments.bench.subjects import SHAPES
 from experiments.blindness import NETWORKS, SEEDS, SPECS, sights
 from experiments.claims import symmetry_error
@@ -171,6 +172,20 @@ def test_the_page(tmp_path: Path) -> None:
     assert "| `statnet` | rows of one matrix permuted" in text and "| `one` | StatNet |" in text
     with pytest.raises(ExperimentError, match="unknown models other; known: native"):
         survey(["other"], None, lines.append)
+
+
+def test_rows_of_earlier_surveys_are_kept_with_their_commit() -> None:
+    def found(commit: str, models: list[str], peers: list[str], **about: object) -> dict[str, Any]:
+        rows = [{"name": m, "from": commit} for m in models]
+        beside = [{"model": m, "preset": "", "shape": "s", "from": commit} for m in peers]
+        return {"models": rows, "peers": beside, "golden": [], "about": {"commit": commit, **about}}
+
+    once = merged(found("1", ["a", "b"], ["a"]), found("2", ["b", "c"], []) | {"golden": None})
+    assert [(r["name"], r["from"]) for r in once["models"]] == [("a", "1"), ("b", "2"), ("c", "2")]
+    assert once["about"] == {"commit": "2", "kept": {"1": ["a", "a (peers)"]}} and once["golden"] == []
+    twice = merged(once, found("3", ["c"], ["a"]))
+    assert twice["about"] == {"commit": "3", "kept": {"1": ["a"], "2": ["b"]}}
+    assert [r["from"] for r in twice["peers"]] == ["3"]
 
 
 def test_models_of_adapters_have_tables_of_their_own() -> None:
