@@ -21,8 +21,9 @@ def with_spread(mean: float, std: float | None, measure: str = "") -> str:
         >>> with_spread(0.81, 0.004), with_spread(0.81, None), with_spread(0.0123, 0.0004, "mse")
         ('0.810±0.004', '0.810', '1.23e-02±4.00e-04')
     """
-    alone = std is None or math.isnan(std)
-    return written(measure, mean) if alone else f"{written(measure, mean)}±{written(measure, std)}"
+    if std is None or math.isnan(std):
+        return written(measure, mean)
+    return f"{written(measure, mean)}±{written(measure, std)}"
 
 
 def comparison_table(table: pd.DataFrame) -> Table:
