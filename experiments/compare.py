@@ -62,11 +62,11 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> list[Comp
     """
     start = time.perf_counter()
     plan = cases(overrides)
+    for case in plan:
+        open_zoo(case.config.zoo).validate()
     # seed by seed: an interrupted comparison has seen every case and model
     words = dict(sorted((pair for case in plan for pair in case.cells()), key=lambda pair: pair[0][2]))
     contents = {key: content(load(cell)) for key, cell in words.items()}
-    for case in plan:
-        open_zoo(case.config.zoo).validate()
     code = provenance.commit()
     store = CellStore(folder / "cells")
     found = kept_cells(store, contents, code, report)

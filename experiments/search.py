@@ -58,10 +58,10 @@ def search(overrides: Sequence[str], folder: Path, report: Report) -> Row:
     config = plan[0].config
     if not config.search.settings or not config.search.seeds:
         raise ExperimentError("search.settings and search.seeds must not be empty")
-    words = dict(sorted((pair for case in plan for pair in _trials(case)), key=lambda pair: pair[0][3]))
-    contents = {key: content(load(w)) | {"search": True} for key, w in words.items()}
     for case in plan:
         for_learning(open_zoo(case.config.zoo)).validate()
+    words = dict(sorted((pair for case in plan for pair in _trials(case)), key=lambda pair: pair[0][3]))
+    contents = {key: content(load(w)) | {"search": True} for key, w in words.items()}
     code = provenance.commit()
     store = CellStore(folder / "trials")
     found = kept_cells(store, contents, code, report)
