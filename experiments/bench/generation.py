@@ -117,8 +117,8 @@ def jobs(steps: int = 60) -> dict[str, tuple[Job, int]]:
     return {
         "siren-8x8": (siren_job(steps, 8), 172),
         "siren-28x28": (siren_job(steps, 28), 20),
-        "cnn-8x8": (cnn_job(steps, 8, DIGITS_CNN), 24),
-        "cnn-28x28": (cnn_job(steps, 28, FMNIST_CNN), 12),
+        "cnn-8x8": (cnn_job(steps, 8, DIGITS_CNN), 20),
+        "cnn-28x28": (cnn_job(steps, 28, FMNIST_CNN), 6),
     }
 
 
@@ -135,7 +135,7 @@ def train_alone(job: Job, steps: int, adam: Mapping[str, Any]) -> float:
 
 
 def generation(
-    *, steps: int = 60, alone: int = 2, rounds: int = 7, scale: float = 1.0, setting: tuple[str, int] | None = None
+    *, steps: int = 60, alone: int = 2, rounds: int = 5, scale: float = 1.0, setting: tuple[str, int] | None = None
 ) -> list[dict[str, Any]]:
     """A row per job.
 
@@ -166,7 +166,7 @@ def _row(job: Job, steps: int, alone: int, each: int, rounds: int, setting: tupl
         "defaults": partial(plain, "defaults", 1),
         "together": lambda: list(engine.each(_Make(job), ranges)),
     }
-    times = interleaved(ways, rounds=rounds, seconds=120.0)
+    times = interleaved(ways, rounds=rounds, seconds=45.0)
     counts = {"best": alone, "defaults": alone, "together": each * THREADS}
     minute = {k: Spread.of([60e3 * counts[k] / wall for wall in times[k].wall]) for k in ways}
     ratios = {k: times[k].ratio(times["together"]) for k in ("best", "defaults")}
@@ -189,14 +189,14 @@ def _scaled(ratio: Spread, factor: float) -> dict[str, float]:
     return {name: value * factor for name, value in vars(ratio).items()}
 
 
-def _best_setting(job: Job, steps: int = 4) -> tuple[str, int]:
+def _best_setting(job: Job, steps: int = 3) -> tuple[str, int]:
     """The fastest setting of the plain loop by trial."""
     found = {}
     for threads in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(threads)
         for name, adam in _SETTINGS.items():
             train_alone(job, 1, adam)
-            tries = [_seconds(partial(train_alone, job, steps, adam)) for _ in range(3)]
+            tries = [_seconds(partial(train_alone, job, steps, adam)) for _ in range(2)]
             found[min(tries)] = name, threads
     one_thread()
     return found[min(found)]

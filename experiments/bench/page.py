@@ -19,6 +19,7 @@ from experiments.figures import svg
 from experiments.results import write_text
 
 _CURVES = {"batches": ("networks", "networks a batch"), "widths": ("width", "width"), "scaling": ("weights", "weights")}
+_PLACE = Path("docs/speed.md")
 _LEAD = (
     "CPU and wall milliseconds on one thread: medians with quartiles of interleaved rounds in one process. Memory is "
     "the peak of what a step allocates. Input networks have random weights."
@@ -27,24 +28,27 @@ _LEAD = (
 
 def write(result: dict[str, Any], path: Path) -> None:
     """Write the document to a path, the numbers and the page beside it."""
-    texts = {".md": markdown(result), ".json": json.dumps(result, indent=1) + "\n", ".html": html(result)}
+    document = json.dumps(result, indent=1) + "\n"
+    texts = {".md": markdown(result, path), ".json": document, ".html": html(result, path)}
     for suffix, text in texts.items():
         write_text(path.with_suffix(suffix), text)
 
 
-def html(result: dict[str, Any]) -> str:
+def html(result: dict[str, Any], path: Path = _PLACE) -> str:
     """One file that needs nothing else."""
     template = Template(files("experiments.bench").joinpath("page.html").read_text(encoding="utf-8"))
     pictures = "".join(f"<figure>{curve(result, part)}</figure>" for part in _CURVES if part in result)
     body = "".join(_html_table(t) for t in tables(result))
     origin = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in result["origin"].items())
-    return template.substitute(lead=_LEAD, pictures=pictures, tables=body, origin=origin, command=_command(result))
+    return template.substitute(
+        lead=_LEAD, pictures=pictures, tables=body, origin=origin, command=_command(result, path)
+    )
 
 
-def _command(result: dict[str, Any]) -> str:
+def _command(result: dict[str, Any], path: Path) -> str:
     """What makes these parts."""
     parts = [name for name in result if name != "origin"]
-    return " ".join(["graphnfn bench -o docs/speed.md", *([] if set(parts) == set(PARTS) else parts)])
+    return " ".join([f"graphnfn bench -o docs/{path.name}", *([] if set(parts) == set(PARTS) else parts)])
 
 
 def _html_table(table: Table) -> str:
@@ -54,10 +58,10 @@ def _html_table(table: Table) -> str:
     return f'{words}<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: dict[str, Any], path: Path = _PLACE) -> str:
     """The same tables for the documents."""
     origin = ", ".join(f"{k} {v}" for k, v in result["origin"].items())
-    parts = [f"# Speed and memory\n\nMade by `{_command(result)}`. {_LEAD}\n\n{origin}.\n"]
+    parts = [f"# Speed and memory\n\nMade by `{_command(result, path)}`. {_LEAD}\n\n{origin}.\n"]
     for t in tables(result):
         lines = ["| " + " | ".join(row) + " |" for row in (t.head, ["---"] * len(t.head), *t.rows)]
         parts.append(f"## {t.title}\n\n{t.text}\n\n" + "\n".join(lines) + "\n")
