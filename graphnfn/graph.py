@@ -115,6 +115,10 @@ class NeuralGraph(Data):
             stacks: one per spec.
             members: per stack, the ascending places of its networks in the batch (default: one after another).
         """
+        graph = cls()
+        if len(stacks) == 1:
+            graph._store["stacks"], graph._store["specs"] = list(stacks), [stacks[0].spec] * stacks[0].size
+            return graph
         total = sum(s.size for s in stacks)
         if members is None:
             members = list(torch.arange(total).split([s.size for s in stacks]))
@@ -125,7 +129,6 @@ class NeuralGraph(Data):
         for stack, places in zip(stacks, runs, strict=True):
             for place in places.tolist():
                 specs[place] = stack.spec
-        graph = cls()
         graph._store["stacks"] = list(stacks)
         graph._store["specs"] = specs
         return graph

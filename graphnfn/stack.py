@@ -69,20 +69,24 @@ class Stack:
         for name, shape in spec.params.items():
             if name not in tensors:
                 raise SpecError(f"parameter {name!r} is missing; got {sorted(tensors)}")
-            if tuple(tensors[name].shape[1:]) != shape:
+            if tensors[name].shape[1:] != shape:
                 got = tuple(tensors[name].shape[1:])
                 raise SpecError(f"parameter {name!r} has shape {got}; the spec expects {shape}")
-        dtype = reduce(torch.promote_types, (tensors[name].dtype for name in spec.params))
+        dtype = reduce(torch.promote_types, {tensors[name].dtype for name in spec.params})
         dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
         blocks = []
         for b in spec.blocks:
             tensor = tensors[b.param].to(dtype)
             batch = tensor.shape[0]
-            tensor = tensor.reshape(batch, *b.view).permute(0, *(d + 1 for d in b.dims))
+            if b.dims != tuple(range(len(b.dims))):
+                tensor = tensor.reshape(batch, *b.view).permute(0, *(d + 1 for d in b.dims))
             blocks.append(tensor.reshape(batch, *b.sizes, b.num_taps))
         first = blocks[0]
-        neutral = torch.tensor(NEUTRAL_NODE[: spec.num_fields], dtype=dtype, device=first.device)
-        nodes = neutral.repeat(first.shape[0], spec.num_nodes, 1)
+        if spec.num_fields == 1:
+            nodes = first.new_zeros(first.shape[0], spec.num_nodes, 1)
+        else:
+            neutral = torch.tensor(NEUTRAL_NODE[: spec.num_fields], dtype=dtype, device=first.device)
+            nodes = neutral.repeat(first.shape[0], spec.num_nodes, 1)
         for p in spec.node_params:
             nodes[:, spec.span(p.group), NODE_FIELDS.index(p.field)] = tensors[p.param].to(dtype)
         return Stack(spec, nodes, tuple(blocks))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from graphnfn.nn.facts import group_facts
 from graphnfn.nn.fused import fused_sweep, plan_of
+from graphnfn.nn.pooling import pooled
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.wiring import Head, Level, NativeCall, Wiring, identity
 from graphnfn.spec import NODE_FIELDS, Block
@@ -40,12 +41,6 @@ class BlockWiring(Wiring):
                     slope=nodes[:, here, _SLOPE : _SLOPE + 1] if nodes.shape[-1] > _SLOPE else None,
                 )
             )
-
-    def join(self, values: list[Tensor]) -> Tensor:
-        return torch.cat([v.expand(self.networks, -1, -1) for v in values], 1)
-
-    def split(self, joined: Tensor) -> list[Tensor]:
-        return list(joined.split([group.size for group in self.spec.groups], 1))
 
     def _mixed(self, b: int, taps: TapTable, head: Head) -> Tensor:
         """``head`` of a block's weights with its taps mixed, ``[B, n_dst, n_src, R]``, computed once."""
@@ -90,10 +85,7 @@ class BlockWiring(Wiring):
         return total
 
     def pool(self, level: int, values: Tensor) -> Tensor:
-        values = values.expand(self.networks, -1, -1)
-        mean = values.mean(1)
-        spread = torch.sqrt(((values - mean[:, None]) ** 2).mean(1) + 1e-6)
-        return torch.cat([mean, spread, values.amax(1)], -1)
+        return pooled(values.expand(self.networks, -1, -1))
 
     def collect(self, level: int, rows: Tensor, *, pooled: bool) -> Tensor:
         return rows if pooled else rows.expand(self.networks, -1, -1).sum(1)

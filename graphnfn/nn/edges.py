@@ -116,12 +116,6 @@ class EdgeWiring(Wiring):
                         table[i].append((k, rows))
         self._into, self._out = into, out
 
-    def join(self, values: list[Tensor]) -> Tensor:
-        return torch.cat(values)
-
-    def split(self, joined: Tensor) -> list[Tensor]:
-        return list(joined.split(self._sizes))
-
     # ---- messages by level --------------------------------------------------------------------
 
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
@@ -183,7 +177,7 @@ class EdgeWiring(Wiring):
         return self._to(torch.cat([b.src for b in self.bundles]), torch.cat(values), reduce)
 
     def _to(self, nodes: Tensor, values: Tensor, reduce: str) -> list[Tensor]:
-        return self.split(scatter(values, nodes, 0, self._starts[-1], reduce))
+        return list(scatter(values, nodes, 0, self._starts[-1], reduce).split(self._sizes))
 
     def unbundle(self, edges: list[Tensor], nodes: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
         flat = torch.cat(nodes)[self._rank]

@@ -186,9 +186,9 @@ def response_of(level: Level) -> Response:
         >>> from graphnfn.chain import mlp_spec
         >>> from graphnfn.nn.blocks import BlockWiring
         >>> from graphnfn.testing import random_graph
-        >>> wiring = BlockWiring(random_graph(mlp_spec([2, 4, 4, 1], ["relu", "gelu"])).stacks()[0])
+        >>> wiring = BlockWiring(random_graph(mlp_spec([2, 4, 1], "relu")).stacks()[0])
         >>> [type(response_of(level)).__name__ for level in wiring.levels]
-        ['Identity', 'Relu', 'General', 'Identity']
+        ['Identity', 'Relu', 'Identity']
     """
     if level.role == "input":
         return IDENTITY

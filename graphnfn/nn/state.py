@@ -69,10 +69,12 @@ class LevelCode(nn.Module):
         self.bias = nn.Linear(1, width)
 
     def forward(self, wiring: Wiring) -> list[Tensor]:
-        """Per level, ``[..., width]``."""
+        """Per level, ``[..., width]``, each contiguous."""
         kind, depth_in, depth_out = (
             torch.cat([getattr(level, name) for level in wiring.levels]) for name in ("kind", "depth_in", "depth_out")
         )
         fixed = self.kind(kind) + self.depth_in(depth_in.clamp(max=MAX_DEPTH - 1))
-        fixed = fixed + self.depth_out(depth_out.clamp(max=MAX_DEPTH - 1))
-        return wiring.split(fixed + self.bias(wiring.join([level.even_bias for level in wiring.levels])))
+        fixed = fixed + self.depth_out(depth_out.clamp(max=MAX_DEPTH - 1)) + self.bias.bias
+        parts = fixed.split([level.kind.shape[0] for level in wiring.levels])
+        slope = self.bias.weight[:, 0]
+        return [torch.addcmul(f, level.even_bias, slope) for f, level in zip(parts, wiring.levels, strict=True)]

@@ -144,14 +144,6 @@ class Wiring(ABC):
     networks: int
 
     @abstractmethod
-    def join(self, values: list[Tensor]) -> Tensor:
-        """One tensor of all levels' features, so that a layer acts once on all neurons."""
-
-    @abstractmethod
-    def split(self, joined: Tensor) -> list[Tensor]:
-        """The inverse of :meth:`join`."""
-
-    @abstractmethod
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
         """Per neuron i of a level, ``sum_j sum_t head(w_ij[t]) tap[t] * x_j`` over its sources j."""
 

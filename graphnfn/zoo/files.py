@@ -73,7 +73,7 @@ class WeightFiles:
         """Some networks of a stack: a view for a slice within one file, a copy otherwise."""
         parts = self.pieces[key]
         if len(parts) == 1:
-            return parts[0][rows]
+            return parts[0][rows] if isinstance(rows, slice) else parts[0].index_select(0, rows)  # copies row by row
         starts = [0, *accumulate(len(p) for p in parts)]
         if isinstance(rows, slice):
             bounds = [(max(rows.start - s, 0), min(rows.stop - s, len(p))) for s, p in zip(starts, parts, strict=False)]
@@ -89,7 +89,7 @@ class WeightFiles:
 def as_run(rows: Tensor) -> Rows:
     """Consecutive ascending rows as a slice, others as they are."""
     first, last = int(rows[0]), int(rows[-1])
-    run = last - first == len(rows) - 1 and torch.equal(rows, torch.arange(first, last + 1))
+    run = last - first == rows.shape[0] - 1 and torch.equal(rows, torch.arange(first, last + 1))
     return slice(first, last + 1) if run else rows
 
 

@@ -244,8 +244,9 @@ class Zoo:
         if index.dtype.is_floating_point or index.dtype == torch.bool:
             raise ZooError(f"rows are {index.dtype} of length {len(index)}: give integers, or a mask of {len(self)}")
         index = index.long()
-        if index.min() < 0 or index.max() >= len(self):
-            raise ZooError(f"rows {int(index.min())} to {int(index.max())} asked of a zoo of {len(self)} networks")
+        least, most = (int(bound) for bound in index.aminmax())
+        if least < 0 or most >= len(self):
+            raise ZooError(f"rows {least} to {most} asked of a zoo of {len(self)} networks")
         return as_run(index)
 
     def _stored(self, rows: ArrayLike | Tensor | slice) -> Rows:
