@@ -98,7 +98,9 @@ class PermutationGMN(nn.Module):
         """Weights on the model's own tap grid, in the order of ``edge_index``."""
         rows = []
         for stack in graph.stacks():
-            if any(t > g for t, g in zip(_align(stack.spec.tap_grid, len(self.grid)), self.grid, strict=False)):
+            taps = stack.spec.tap_grid
+            fits = len(taps) <= len(self.grid)
+            if not fits or any(t > g for t, g in zip(_align(taps, len(self.grid)), self.grid, strict=True)):
                 raise BaselineError(
                     f"this GMN was built for kernels up to {self.grid}; a network has {stack.spec.tap_grid}: build it "
                     "with the specs of all networks that it shall read"

@@ -16,6 +16,7 @@ from baselines.magep import from_official as magep
 from baselines.monomial import from_official as monomial
 from baselines.neural_graphs import from_official as neural_graphs
 from baselines.nfn import from_official as nfn
+from baselines.probegen import from_official as probegen
 from baselines.scalegmn import from_official as scalegmn
 from baselines.statnet import from_official as statnet
 from graphnfn.spec import NetSpec
@@ -45,6 +46,7 @@ _LOADERS: dict[str, Loader] = {
     "cptq/graph_metanetworks/gmn/feature_extractor_gmn.py:GraphPredGen": gmn_lim,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN": scalegmn,
     "jkalogero/scalegmn/src/scalegmn/models.py:ScaleGMN_equiv": scalegmn,
+    "jonkahana/ProbeGen/ProbeGen.py:ProbeGen": probegen,
     "mkofinas/neural-graphs/nn/gnn.py:GNNForClassification": neural_graphs,
     "mkofinas/neural-graphs/nn/dynamic_gnn.py:GNNForGeneralization": neural_graphs,
     "mkofinas/neural-graphs/nn/dense_gnn.py:GNNParams": neural_graphs,

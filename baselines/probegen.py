@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from baselines.errors import BaselineError
+from baselines.foreign import Meta, load_strict, refuse_rest, take, take_below
 from graphnfn.errors import SpecError
 from graphnfn.functional import input_shape, run
 from graphnfn.graph import NeuralGraph
@@ -154,3 +155,32 @@ def _ends(spec: NetSpec) -> tuple[tuple[int, ...], int]:
 def _flattens(spec: NetSpec) -> bool:
     """Whether the number of positions matters."""
     return any(op.kind == "flatten" for b in spec.blocks for op in b.post)
+
+
+_GENERATORS = {"deep_linear_6": "tokens_generator.main.", "linear_2_no_acts": "tokens_generator."}
+
+
+def from_official(meta: Meta, state: Mapping[str, Tensor]) -> nn.Module:
+    """A :class:`ProbeGen` with the weights of jonkahana/ProbeGen's ``ProbeGen.py:ProbeGen``.
+
+    Args:
+        meta: ``specs``, and ``constructor`` with the official arguments.
+        state: the official state dict.
+
+    Raises:
+        BaselineError: another generator than deep_linear_6 or linear_2_no_acts, or weights that do not fit.
+    """
+    given, state = meta["constructor"], dict(state)
+    prefix = _GENERATORS.get(given.get("gen_type", "deep_linear_5"))
+    if prefix is None:
+        raise BaselineError(f"expected gen_type {' or '.join(_GENERATORS)}; got {given.get('gen_type')!r}")
+    own = {"codes": take(state, "input")}
+    own |= {f"generate.{k}": v for k, v in take_below(state, prefix).items()}
+    own |= {f"predict.{k}": v for k, v in take_below(state, "points_mixer.").items()}
+    refuse_rest(state)
+    model = ProbeGen(
+        meta["specs"], given["d_out"], probes=given["n_tokens"], latent=given.get("gen_latent_z", 32),
+        generator=given.get("gen_width", 16), hidden=given["d_hidden"], layers=given.get("n_layers", 6),
+    ).to(own["codes"].dtype)  # fmt: skip
+    load_strict(model, own)
+    return model
