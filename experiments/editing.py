@@ -16,6 +16,7 @@ from experiments.pictures import OPERATIONS, pixel_grid, render
 from graphnfn.graph import NeuralGraph
 from graphnfn.models import GraphMetaNet, MetaNetConfig
 from graphnfn.spec import NetSpec
+from graphnfn.stack import Stack
 from graphnfn.zoo import Zoo
 
 CHUNK = 256
@@ -163,6 +164,47 @@ def graph_editor(
     """
     config = MetaNetConfig(width=width, **{"head": "edit", **settings})
     return nn.Sequential(*(GraphMetaNet(config, specs=specs) for _ in range(steps)))
+
+
+class ConstantEditor(nn.Module):
+    """The same edit whatever the network: the trivial reference of all editors.
+
+    ``W_l <- (1 + a_l) W_l``, ``b_l <- (1 + c_l) b_l``, the first weights also per input, and an offset at the outputs.
+    It does not read weights; that it multiplies biases is not equivariant to half turns.
+
+    Args:
+        specs: one architecture of an MLP.
+
+    Raises:
+        ExperimentError: several architectures.
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> sum(p.numel() for p in ConstantEditor(specs=[mlp_spec([2, 8, 8, 1], "sin")]).parameters())
+        9
+    """
+
+    def __init__(self, *, specs: Sequence[NetSpec]) -> None:
+        super().__init__()
+        if len(set(specs)) != 1:
+            raise ExperimentError(f"the constant editor reads one architecture; got {len(set(specs))}")
+        groups = specs[0].groups
+        self.weights = nn.Parameter(torch.zeros(len(groups) - 1))
+        self.biases = nn.Parameter(torch.zeros(len(groups) - 1))
+        self.inputs = nn.Parameter(torch.zeros(groups[0].size))
+        self.offset = nn.Parameter(torch.zeros(groups[-1].size))
+
+    def forward(self, graph: NeuralGraph) -> NeuralGraph:
+        return graph.map_stacks(self._edited)
+
+    def _edited(self, stack: Stack) -> Stack:
+        sizes = [group.size for group in stack.spec.groups]
+        blocks = [w * (1 + a) for w, a in zip(stack.blocks, self.weights, strict=True)]
+        blocks[0] = blocks[0] * (1 + self.inputs)[:, None]
+        rows = [stack.nodes.new_zeros(sizes[0]), *(c.expand(n) for c, n in zip(self.biases, sizes[1:], strict=True))]
+        bias = stack.nodes[..., 0] * (1 + torch.cat(rows))
+        bias = bias + F.pad(self.offset, (sum(sizes[:-1]), 0))
+        return Stack(stack.spec, torch.cat([bias[..., None], stack.nodes[..., 1:]], -1), tuple(blocks))
 
 
 def baseline_editor(*, specs: Sequence[NetSpec], name: str, **overrides: Any) -> nn.Module:

@@ -20,7 +20,8 @@ class DescentHead(nn.Module):
     ``y_j = sigma_j'(z_j) sum_i w_ij . y_i`` (divided by the frequency of periodic neurons, to stay of order 1). Then,
     with learned gains a, b and taps t per channel and depth, and gates g of even features,
 
-    ``delta w_ij[t] = mean_c g_i a_c t_c y_i^c x_j^c`` and ``delta b_i = mean_c g_i b_c y_i^c``.
+    ``delta w_ij[t] = mean_c g_i a_c t_c y_i^c x_j^c + w_ij[t] (p_i + q_j)`` and
+    ``delta b_i = mean_c g_i b_c y_i^c + b_i r_i``, with gains p, q, r of even features (r is 0 where half turns act).
 
     y_i is typed like an adjoint of z_i and x_j like an activation, so the product has the parity of the weight
     (charges: graphnfn.symmetry.charge); the caller undoes the canonical scales as for
@@ -43,7 +44,7 @@ class DescentHead(nn.Module):
         self.read, self.context = nn.Linear(points, points), nn.Linear(width, points, bias=False)
         self.write, self.direct = nn.Linear(points, points), nn.Linear(points, points, bias=False)
         self.weight_gain, self.bias_gain = (nn.Embedding(MAX_DEPTH, points) for _ in range(2))
-        self.gate = nn.Linear(width, 1)
+        self.gate = nn.Linear(width, 4)  # g - 1, p, q, r
         for gain in (self.weight_gain, self.bias_gain):
             nn.init.ones_(gain.weight)
         for layer in (self.write, self.gate):
@@ -55,15 +56,21 @@ class DescentHead(nn.Module):
         """Changes per bundle ``[..., taps]`` and per level ``[..., 1]``."""
         xs, slopes = self._activations(wiring)
         ys = self._adjoints(xs, slopes, state, wiring)
-        into, nodes = [], []
+        into, nodes, above, below = [], [], [], []
         for level, e, y in zip(wiring.levels, state.even, ys, strict=True):
-            depth, gate = level.depth_out.clamp(max=MAX_DEPTH - 1), (1 + self.gate(e)) / y.shape[-1]
+            g, p, q, r = self.gate(e).split(1, -1)
+            depth, gate = level.depth_out.clamp(max=MAX_DEPTH - 1), (1 + g) / y.shape[-1]
             into.append(y * self.weight_gain(depth) * gate)
-            nodes.append((y * self.bias_gain(depth)).sum(-1, keepdim=True) * gate)
+            fixed = level.periodic if isinstance(level.periodic, bool) else level.periodic.to(r.dtype)
+            change = (y * self.bias_gain(depth)).sum(-1, keepdim=True) * gate
+            nodes.append(change + r * level.bias * (1 - fixed))
+            above.append(p)
+            below.append(q)
         edges = []
         for k in range(wiring.num_bundles):
             block = wiring.block(k)
-            edges.append(wiring.outer(k, into, xs, self.edit_taps.mix(block) @ self.edit_taps.gain(block)))
+            steps = wiring.outer(k, into, xs, self.edit_taps.mix(block) @ self.edit_taps.gain(block))
+            edges.append(steps + wiring.weights(k) * (wiring.at_target(k, above) + wiring.at_source(k, below)))
         return edges, nodes
 
     def _activations(self, wiring: Wiring) -> tuple[list[Tensor], list[Tensor]]:
