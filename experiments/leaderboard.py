@@ -22,7 +22,7 @@ from experiments.results import ModelSummary, main_measure, moved_columns, summa
 READS = {"weights": "weight-reading", "function": "function-probing", "images": "image-supervised"}
 """Kinds of readers, which are never compared with each other."""
 
-REFERENCES = ("statnn", "render_then_classify")
+REFERENCES = ("statnn", "render_then_classify", "edit/constant")
 """Trivial models that every other one must beat."""
 
 BOARD = "leaderboard.json"

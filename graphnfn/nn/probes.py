@@ -215,7 +215,7 @@ def by_stack(state: State, wiring: Wiring, features: Callable[[Stack], Tensor]) 
         features: ``[B, nodes, d]`` of a stack of B networks.
     """
     if isinstance(wiring, BlockWiring):
-        seen = wiring.split(features(wiring.stack))
+        seen = list(features(wiring.stack).split(_sizes(wiring), 1))
     elif isinstance(wiring, EdgeWiring):
         seen = _by_level(wiring, [features(stack) for stack in wiring.stacks])
     else:
@@ -225,10 +225,15 @@ def by_stack(state: State, wiring: Wiring, features: Callable[[Stack], Tensor]) 
     return State(even, odd, state.edge_even, state.edge_odd)
 
 
+def _sizes(wiring: Wiring) -> list[int]:
+    """Neurons of every level."""
+    return [level.kind.shape[0] for level in wiring.levels]
+
+
 def _by_level(wiring: EdgeWiring, values: list[Tensor]) -> list[Tensor]:
     """Values ``[B, nodes, d]`` per stack, as one tensor a level of the edge wiring."""
     rows = torch.cat([v.flatten(0, 1) for v in values])
     places = torch.arange(len(rows), device=rows.device)[:, None]
     edges = [wiring.weights(k) for k in range(wiring.num_bundles)]
-    ranks = torch.cat([nodes.flatten() for _, nodes in wiring.unbundle(edges, wiring.split(places))])
-    return wiring.split(rows[ranks.argsort()])
+    ranks = torch.cat([nodes.flatten() for _, nodes in wiring.unbundle(edges, list(places.split(_sizes(wiring))))])
+    return list(rows[ranks.argsort()].split(_sizes(wiring)))
