@@ -20,7 +20,7 @@ class BlockWiring(Wiring):
     """The wiring of a (canonical, effective) stack; see :mod:`graphnfn.nn.wiring`."""
 
     def __init__(self, stack: Stack) -> None:
-        self.stack, self.spec, self.networks = stack, stack.spec, stack.size
+        self.stack, self.spec, self.networks, self.stacks = stack, stack.spec, stack.size, [stack]
         self._cache: dict[tuple[int, TapTable, Head], Tensor] = {}
         self.levels = []
         nodes, facts = stack.nodes, group_facts(self.spec, stack.nodes.device)
@@ -41,6 +41,9 @@ class BlockWiring(Wiring):
                     slope=nodes[:, here, _SLOPE : _SLOPE + 1] if nodes.shape[-1] > _SLOPE else None,
                 )
             )
+
+    def from_stacks(self, values: list[Tensor]) -> list[Tensor]:
+        return list(values[0].split([group.size for group in self.spec.groups], 1))
 
     def _mixed(self, b: int, taps: TapTable, head: Head) -> Tensor:
         """``head`` of a block's weights with its taps mixed, ``[B, n_dst, n_src, R]``, computed once."""
