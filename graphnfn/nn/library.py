@@ -35,10 +35,6 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     flags = next((x for x in facts.read_text().splitlines() if x.startswith("flags")), "") if facts.exists() else ""
     sources = [path.read_text() for path in sorted(FOLDER.iterdir()) if path.suffix in (".c", ".h")]
     key = hashlib.sha256("\n".join([*command, *sources, platform.platform(), flags]).encode()).hexdigest()
-        "\n".join(
-            [*command, *(path.read_text() for path in sorted(FOLDER.iterdir())), platform.platform(), flags]
-        ).encode()
-    ).hexdigest()
     for folder in (Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphnfn", None):
         try:
             place = Path(tempfile.mkdtemp(prefix="graphnfn-")) if folder is None else folder
