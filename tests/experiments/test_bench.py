@@ -99,6 +99,25 @@ def test_models_that_do_not_read_a_shape_are_listed(monkeypatch: pytest.MonkeyPa
     assert not subjects.readable(SHAPES["siren"])[1]
 
 
+def test_settings_for_sirens_are_not_built_for_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subjects, "models", lambda _: {"monomial_siren": lambda: nn.Linear(1, 1)})
+    assert subjects.readable(SHAPES["small_cnn"]) == ({}, ["monomial_siren"])
+    assert list(subjects.readable(SHAPES["siren"])[0]) == ["monomial_siren"]
+
+
+def test_models_that_would_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "names", lambda: ("statnn", "dws"))
+    rows = curves.by_model(networks=2, rounds=1)
+    steps = {(r["shape"], r["name"]): r for r in rows}
+    assert all(r["cpu_ms"]["middle"] > 0 and r["parameters"] > 0 for r in rows if "refused" not in r)
+    assert [k for k, r in steps.items() if r.get("refused")] == [(SHAPES["small_cnn"].title, "dws")]
+    monkeypatch.setattr(curves, "LARGEST_GIB", 1e-3)  # 1 MiB: between a statistic and message passing
+    rows = curves.by_model(networks=2, rounds=1)
+    large = {r["name"] for r in rows if "too_large" in r}
+    assert "synchronous" in large and "statnn" not in large
+    assert not large & {r["name"] for r in rows if "cpu_ms" in r and r["shape"] == SHAPES["siren"].title}
+
+
 def test_other_failures_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> nn.Module:
         raise RuntimeError("broken")
@@ -124,7 +143,11 @@ def result() -> dict:
     small = {
         "roofline": roofline.roofline(widths=(4,), networks=2, rounds=2),
         "layers": curves.layers(width=4, networks=2, rounds=1),
-        "models": [*curves.by_batch((2,), rounds=1), {"shape": "small CNN", "name": "dws", "refused": True}],
+        "models": [
+            *curves.by_batch((2,), rounds=1),
+            {"shape": "small CNN", "name": "dws", "refused": True},
+            {"shape": "SIREN", "name": "huge", "too_large": 30.2},
+        ],
         "batches": curves.by_batch((1, 2), rounds=1),
         "widths": curves.by_width((4, 8), networks=2, rounds=1),
         "published": curves.against_published(networks=2, rounds=1, only=["statnet", "dws_deepsets"]),
@@ -146,7 +169,7 @@ def test_every_part_is_in_the_page(result: dict, tmp_path: Path) -> None:
     page, text = html(result), markdown(result)
     assert page.count("<h2>") == len(suite.PARTS) + 2 and page.count("<svg") == 3
     assert text.count("\n## ") == len(suite.PARTS) and "Load average before and after: 1.0, 1.5." in text
-    assert "dws (small CNN)" in text and "exit code 1: no memory" in text
+    assert "huge (SIREN): 30 GiB" in text and "dws (small CNN)" in text and "exit code 1: no memory" in text
     assert "`graphnfn bench -o docs/speed.md`" in text
     some = {name: result[name] for name in ("origin", "loading")}
     assert "`graphnfn bench -o docs/speed.md loading`" in markdown(some)
