@@ -74,12 +74,12 @@ def by_model(*, networks: int = 64, rounds: int = 5) -> list[dict[str, Any]]:
     """Training steps of our models and every baseline with default settings.
 
     Rows with ``refused`` are models that are not made for a shape; rows with ``too_large`` hold the GiB that a step
-    would need, by a step on a sixteenth of the networks, where that is more than :data:`LARGEST_GIB`.
+    would need, by a step on a sixteenth of the networks (two at least), where that is more than :data:`LARGEST_GIB`.
     """
     rows = []
     for shape in SHAPES.values():
         found, refused = readable(shape)
-        few, stack = max(1, networks // 16), shape.stack(networks)
+        few, stack = max(2, networks // 16), shape.stack(networks)  # two at least: batch norms
         needed = {name: peak_bytes(training_step(m, shape.stack(few))) * networks / few for name, m in found.items()}
         large = {name: b / 2**30 for name, b in needed.items() if b > LARGEST_GIB * 2**30}
         kept = {name: model for name, model in found.items() if name not in large}
