@@ -11,7 +11,8 @@ from experiments.claims import KINDS
 
 _HEAD = """# Baselines, measured
 
-Made by `graphnfn baselines -o docs/baselines.md --golden FOLDER`; the JSON file beside this page holds every number.
+Made by `graphnfn baselines -o docs/baselines.md --golden FOLDER --peers CLONES`, and with `--update` for some models;
+the JSON file beside this page holds every number.
 
 - commit {commit}{kept}
 - one thread of {processor}; {packages}
@@ -78,7 +79,11 @@ def page(found: dict[str, Any]) -> str:
     """The page as Markdown, from what ``survey`` returned."""
     about = found["about"]
     before, after = ("/".join(f"{x:.1f}" for x in load) for load in about["load"])
-    kept = "".join(f"\n- rows kept from commit {c}: {', '.join(ns)}" for c, ns in about.get("kept", {}).items())
+    kept = "".join(
+        f"\n- rows kept from commit {commit}, on {about['machines'][commit].get('processor', 'an unknown machine')}: "
+        f"{', '.join(names)}"
+        for commit, names in about.get("kept", {}).items()
+    )
     machine = about["machine"]
     head = _HEAD.format(
         commit=about["commit"], kept=kept, processor=machine["processor"], packages=machine["packages"],
