@@ -90,8 +90,8 @@ ROWS: Mapping[str, tuple[str, ...]] = {
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """A new survey of some models, with the rows of an earlier one for all others.
 
-    ``about.kept`` says from which commits rows were kept, and which; ``about.machines`` on which machines. Golden files are those of the new survey where it
-    compared some; the order of rows is that of the earlier survey, new ones last.
+    ``about.kept`` says from which commits rows were kept, and which; ``about.machines`` on which machines. Golden files
+    are those of the new survey where it compared some; the order of rows is that of the earlier survey, new ones last.
 
     Example:
         >>> one = {"models": [{"name": "a"}, {"name": "b", "x": 1}], "golden": None, "about": {"commit": "1"}}
