@@ -65,7 +65,7 @@ _ADAPTERS = """
 They read LoRA adapters as `converters.convert` gives them: pairs of factors with any invertible matrix between them.
 Errors as above, under permutations, scales (two decades), signs, rotations (O) and any invertible matrices (GL) between
 the factors of three layers of rank 3; O contains the permutations and signs, GL everything. Blind spots are those among
-the changes of one layer's update, or two, that are listed below; cost is that of adapters of 4 layers 64 x 64 of rank 8.
+the changes of one or two updates that are listed below; cost is that of adapters of 4 layers 64 x 64 of rank 8.
 """
 
 _EDITORS = """
