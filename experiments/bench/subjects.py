@@ -51,9 +51,9 @@ def ours(layer: str, shape: Shape, *, width: int = 32, rounds: int = 1) -> Graph
 
 
 def models(shape: Shape) -> dict[str, Make]:
-    """Our models and every baseline, each with its default settings."""
+    """Our models and every baseline that reads chains of layers, each with its default settings."""
     found: dict[str, Make] = {name: (lambda name=name: ours(name, shape)) for name in LAYERS}
-    for name in baselines.names():
+    for name in (n for n in baselines.names() if n not in baselines.adapter_names()):
         found[name] = lambda name=name: baselines.build(name, out=shape.out, specs=[shape.spec])
     try:
         import_module("nfn")
