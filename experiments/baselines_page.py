@@ -11,7 +11,8 @@ from experiments.claims import KINDS
 
 _HEAD = """# Baselines, measured
 
-Made by `graphnfn baselines -o docs/baselines.md --golden FOLDER`; the JSON file beside this page holds every number.
+Made by `graphnfn baselines -o docs/baselines.md --golden FOLDER --peers CLONES`, and with `--update` for some models;
+the JSON file beside this page holds every number.
 
 - commit {commit}{kept}
 - one thread of {processor}; {packages}
@@ -52,10 +53,10 @@ _PEERS = """
 ## Beside the official codes, on this machine
 
 The same step of our model and of the unmodified official code (`--peers FOLDER` with clones, see `experiments/peers`),
-taken in turns in one process, one thread: medians of CPU milliseconds, and the median over turns
-of ours / official. Both have the same settings, networks, loss and AdamW. What the official data loaders prepare, such
-as PyG batches of neuron graphs, is prepared outside of the step; ours makes its batch inside. Counts of parameters
-differ where a note says why.
+taken in turns in one process on one thread: medians of CPU milliseconds, and the median over turns of ours / official,
+which is the figure to take: on a busy machine CPU times grow by waits for memory. Both have the same settings,
+networks, loss and AdamW. What official data loaders prepare, such as PyG batches of neuron graphs, is prepared outside
+of the step; ours makes its batch inside. Counts of parameters differ where a note says why.
 """
 
 _ADAPTERS = """
@@ -63,8 +64,8 @@ _ADAPTERS = """
 
 They read LoRA adapters as `converters.convert` gives them: pairs of factors with any invertible matrix between them.
 Errors as above, under permutations, scales (two decades), signs, rotations (O) and any invertible matrices (GL) between
-the factors of three layers of rank 3; O contains the permutations and signs, GL everything. Changes of the update that
-were tried: {changes}. Cost: adapters of 4 layers 64 x 64 of rank 8.
+the factors of three layers of rank 3; O contains the permutations and signs, GL everything. Blind spots are those among
+the changes of one or two updates that are listed below; cost is that of adapters of 4 layers 64 x 64 of rank 8.
 """
 
 _EDITORS = """
@@ -78,7 +79,11 @@ def page(found: dict[str, Any]) -> str:
     """The page as Markdown, from what ``survey`` returned."""
     about = found["about"]
     before, after = ("/".join(f"{x:.1f}" for x in load) for load in about["load"])
-    kept = "".join(f"\n- rows kept from commit {c}: {', '.join(ns)}" for c, ns in about.get("kept", {}).items())
+    kept = "".join(
+        f"\n- rows kept from commit {commit}, on {about['machines'][commit].get('processor', 'an unknown machine')}: "
+        f"{', '.join(names)}"
+        for commit, names in about.get("kept", {}).items()
+    )
     machine = about["machine"]
     head = _HEAD.format(
         commit=about["commit"], kept=kept, processor=machine["processor"], packages=machine["packages"],
@@ -96,9 +101,10 @@ def page(found: dict[str, Any]) -> str:
         parts += [_PEERS, _table(_BESIDE, map(_beside, found["peers"]))]
     if found["adapters"]:
         rows = found["adapters"]
-        parts += [_ADAPTERS.format(changes=", ".join(found["changes"])), _table(_BASES, map(_adapter, rows))]
+        parts += [_ADAPTERS, _table(_BASES, map(_adapter, rows))]
         parts += [_table(("model", "blind to", "in part", "faintly"), map(_sight, rows))]
         parts += [_table(_TIMES[:5], (r[:5] for m in rows for r in _times(m)))]
+        parts += ["\nWhat was tried:\n\n" + "".join(f"- {name}\n" for name in found["changes"])]
     if found["editors"]:
         parts += [_EDITORS, "\n", _table(_SYMMETRY, (_symmetry(m, measured) for m in found["editors"]))]
     if measured:

@@ -54,7 +54,7 @@ def survey(
     try:
         chosen, of_adapters = subjects(names), adapter_subjects(names)
         agreement = None if golden is None else parities(golden)
-        load = os.getloadavg()
+        load, commit = os.getloadavg(), provenance.commit()
         models = []
         for subject in chosen:
             models.append(_model(subject, agreement, seconds, networks))
@@ -73,7 +73,7 @@ def survey(
             "disturbances": [d.name for d in DISTURBANCES],
             "changes": list(adapters.CHANGES),
             "about": {
-                "commit": provenance.commit(), "machine": provenance.machine(), "networks": networks,
+                "commit": commit, "machine": provenance.machine(), "networks": networks,
                 "load": [load, os.getloadavg()],
             },
         }  # fmt: skip
@@ -90,8 +90,8 @@ ROWS: Mapping[str, tuple[str, ...]] = {
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """A new survey of some models, with the rows of an earlier one for all others.
 
-    ``about.kept`` says from which commits rows were kept, and which. Golden files are those of the new survey where it
-    compared some; the order of rows is that of the earlier survey, new ones last.
+    ``about.kept`` says from which commits rows were kept, and which; ``about.machines`` on which machines. Golden files
+    are those of the new survey where it compared some; the order of rows is that of the earlier survey, new ones last.
 
     Example:
         >>> one = {"models": [{"name": "a"}, {"name": "b", "x": 1}], "golden": None, "about": {"commit": "1"}}
@@ -112,7 +112,11 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             name = key[0] if table == "models" else f"{key[0]} ({table})"
             kept.setdefault(commits.get(name, old["about"]["commit"]), []).append(name)
     out["golden"] = old["golden"] if new["golden"] is None else new["golden"]
-    out["about"] = new["about"] | {"kept": {commit: sorted(set(names)) for commit, names in sorted(kept.items())}}
+    machines = {old["about"]["commit"]: old["about"].get("machine", {})} | old["about"].get("machines", {})
+    out["about"] = new["about"] | {
+        "kept": {commit: sorted(set(names)) for commit, names in sorted(kept.items())},
+        "machines": {commit: machines.get(commit, {}) for commit in sorted(kept)},
+    }
     return out
 
 

@@ -64,7 +64,7 @@ class MetaNetConfig:
         rank: terms of the edit head's low-rank update.
         points: learned inputs on which the descent head runs the networks.
         jitter: of the lattice of probes in training, see :class:`graphnfn.nn.lattice.LatticeProbes`.
-        dropout: share of features that training leaves out in front of dense layers that see whole networks.
+        dropout: share of its values that training leaves out in front of the dense layers that read a lattice.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
             what it made, and traced networks are run on a few channels at a time.
 
@@ -135,7 +135,7 @@ class GraphMetaNet(nn.Module):
             options = {"rounds": max(c.rounds, 1), "layer": c.layer, "checkpoint": c.checkpoint}
             self.reader = TracedReader(c.width, 4 * c.width, edit=c.head != "invariant", **options)  # type: ignore
         if c.head == "invariant":
-            self.head = InvariantReadout(c.width, c.out, sizes, dropout=c.dropout)
+            self.head = InvariantReadout(c.width, c.out, sizes)
         else:
             edit = c.head == "edit"
             self.head = EditHead(c.width, c.rank, sizes) if edit else DescentHead(c.width, c.points, sizes)

@@ -24,6 +24,9 @@ from graphnfn.symmetry.canonical import canonical_scales
 
 KINDS: Mapping[str, type[nn.Module]] = {"native": NativeSweep, "gated": GatedSweep, "synchronous": SynchronousLayer}
 
+LARGEST_GIB = 4.0
+"""Of one training step, in the comparison of models."""
+
 
 def measured(steps: Mapping[str, Step], facts: Mapping[str, Any], networks: int, rounds: int) -> list[dict[str, Any]]:
     """A row per step: CPU and wall milliseconds, peak memory per network."""
@@ -68,16 +71,24 @@ def _even_sum(state: State) -> torch.Tensor:
 
 
 def by_model(*, networks: int = 64, rounds: int = 5) -> list[dict[str, Any]]:
-    """Training steps of our models and every baseline with default settings; a row with ``refused`` for the others."""
+    """Training steps of our models and every baseline with default settings.
+
+    Rows with ``refused`` are models that are not made for a shape; rows with ``too_large`` hold the GiB that a step
+    would need, by a step on a sixteenth of the networks (two at least), where that is more than :data:`LARGEST_GIB`.
+    """
     rows = []
     for shape in SHAPES.values():
         found, refused = readable(shape)
-        stack = shape.stack(networks)
-        steps = {name: training_step(model, stack) for name, model in found.items()}
-        counts = {name: sum(p.numel() for p in model.parameters()) for name, model in found.items()}
+        few, stack = max(2, networks // 16), shape.stack(networks)  # two at least: batch norms
+        needed = {name: peak_bytes(training_step(m, shape.stack(few))) * networks / few for name, m in found.items()}
+        large = {name: b / 2**30 for name, b in needed.items() if b > LARGEST_GIB * 2**30}
+        kept = {name: model for name, model in found.items() if name not in large}
+        steps = {name: training_step(model, stack) for name, model in kept.items()}
+        counts = {name: sum(p.numel() for p in model.parameters()) for name, model in kept.items()}
         for row in measured(steps, {"shape": shape.title}, networks, rounds):
             rows.append({**row, "parameters": counts[row["name"]]})
         rows += [{"shape": shape.title, "name": name, "refused": True} for name in refused]
+        rows += [{"shape": shape.title, "name": name, "too_large": gib} for name, gib in large.items()]
     return rows
 
 

@@ -176,7 +176,7 @@ def _row(job: Job, steps: int, alone: int, each: int, rounds: int, setting: tupl
     plain_us = 1e3 * Spread.of(times["best"].cpu).middle / alone / steps
     return {
         "title": job.title, "steps": steps, "threads": THREADS, "networks": counts,
-        "setting": "{}, {} threads".format(*setting),
+        "setting": "{}, threads: {}".format(*setting),
         "per_minute": {k: vars(v) for k, v in minute.items()},
         "speedup": {k: _scaled(wall, share) for k, (_, wall) in ratios.items()},
         "cpu_speedup": {k: _scaled(cpu, share) for k, (cpu, _) in ratios.items()},
@@ -212,17 +212,17 @@ def _flops(job: Job) -> int:
 
 def _floor(job: Job) -> float:
     """Microseconds of CPU time for the arithmetic of a step of one network at this core's best."""
-    a, b, c = (torch.randn(1024, 1024) for _ in range(3))
+    a, b, c = (torch.randn(512, 512) for _ in range(3))
     angles, sines = torch.randn(16384), torch.empty(16384)
-    rate = 2 * 1024**3 / min(_seconds(lambda: torch.mm(a, b, out=c)) for _ in range(7))
-    sine = min(_seconds(lambda: torch.sin(angles, out=sines)) for _ in range(50)) / len(angles)
+    rate = 2 * 512**3 / min(_seconds(lambda: torch.mm(a, b, out=c), time.thread_time) for _ in range(30))
+    sine = min(_seconds(lambda: torch.sin(angles, out=sines), time.thread_time) for _ in range(50)) / len(angles)
     return 1e6 * (_flops(job) / rate + job.sines * sine)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 @dataclass(frozen=True)

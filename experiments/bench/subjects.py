@@ -51,9 +51,9 @@ def ours(layer: str, shape: Shape, *, width: int = 32, rounds: int = 1) -> Graph
 
 
 def models(shape: Shape) -> dict[str, Make]:
-    """Our models and every baseline, each with its default settings."""
+    """Our models and every baseline that reads chains of layers, each with its default settings."""
     found: dict[str, Make] = {name: (lambda name=name: ours(name, shape)) for name in LAYERS}
-    for name in baselines.names():
+    for name in (n for n in baselines.names() if n not in baselines.adapter_names()):
         found[name] = lambda name=name: baselines.build(name, out=shape.out, specs=[shape.spec])
     try:
         import_module("nfn")
@@ -63,10 +63,17 @@ def models(shape: Shape) -> dict[str, Make]:
 
 
 def readable(shape: Shape) -> tuple[dict[str, nn.Module], list[str]]:
-    """The models that read a shape, and the names of those that say that they do not."""
+    """The models that read a shape, and the names of those that say that they do not.
+
+    Settings that were published for SIRENs are for dense networks: with convolutions they make layers of tens of GiB.
+    """
     found: dict[str, nn.Module] = {}
     refused: list[str] = []
+    dense = all(b.kind == "linear" for b in shape.spec.blocks)
     for name, make in models(shape).items():
+        if "siren" in name and not dense:
+            refused.append(name)
+            continue
         try:
             found[name] = make()
         except BaselineError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.bench import generation, roofline, scaling
+from experiments.bench.curves import LARGEST_GIB
 from experiments.bench.large import LIMIT_GB
 
 
@@ -59,7 +60,7 @@ def _cost_rows(rows: list[dict[str, Any]], *facts: str) -> list[list[str]]:
     return [
         [r["shape"], *(f"{r[f]:,}" for f in facts), r["name"], spread(r["cpu_ms"]), spread(r["wall_ms"]),
          f"{r['peak_kb_per_network']:,.1f}"]
-        for r in rows if not r.get("refused")
+        for r in rows if "cpu_ms" in r
     ]  # fmt: skip
 
 
@@ -75,6 +76,8 @@ def _models(rows: list[dict[str, Any]]) -> Table:
     refused = sorted({f"{r['name']} ({r['shape']})" for r in rows if r.get("refused")})
     text = f"Training steps (forward, loss, backward, AdamW) on {rows[0]['networks']} networks, default settings."
     text += f" Not built for these networks: {', '.join(refused)}." if refused else ""
+    large = [f"{r['name']} ({r['shape']}): {r['too_large']:.0f} GiB" for r in rows if "too_large" in r]
+    text += f" Left out, since a step would need more than {LARGEST_GIB:g} GiB: {', '.join(large)}." if large else ""
     return Table("Models", text, ("networks", "parameters", *_COST), _cost_rows(rows, "parameters"))
 
 

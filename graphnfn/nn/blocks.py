@@ -7,6 +7,7 @@ from torch import Tensor
 
 from graphnfn.nn.facts import group_facts
 from graphnfn.nn.fused import fused_sweep, plan_of
+from graphnfn.nn.messages import can_message, message
 from graphnfn.nn.pooling import pooled
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.wiring import Head, Level, NativeCall, Wiring, identity
@@ -20,7 +21,7 @@ class BlockWiring(Wiring):
     """The wiring of a (canonical, effective) stack; see :mod:`graphnfn.nn.wiring`."""
 
     def __init__(self, stack: Stack) -> None:
-        self.stack, self.spec, self.networks = stack, stack.spec, stack.size
+        self.stack, self.spec, self.networks, self.stacks = stack, stack.spec, stack.size, [stack]
         self._cache: dict[tuple[int, TapTable, Head], Tensor] = {}
         self.levels = []
         nodes, facts = stack.nodes, group_facts(self.spec, stack.nodes.device)
@@ -42,6 +43,9 @@ class BlockWiring(Wiring):
                 )
             )
 
+    def from_stacks(self, values: list[Tensor]) -> list[Tensor]:
+        return list(values[0].split([group.size for group in self.spec.groups], 1))
+
     def _mixed(self, b: int, taps: TapTable, head: Head) -> Tensor:
         """``head`` of a block's weights with its taps mixed, ``[B, n_dst, n_src, R]``, computed once."""
         key = (b, taps, head)
@@ -60,11 +64,22 @@ class BlockWiring(Wiring):
     def _learned_slopes(self) -> bool:
         return self.stack.nodes.requires_grad and any(act.name == "prelu" for v in self.levels for act, *_ in v.parts)
 
+    def _message(self, b: int, x: Tensor, taps: TapTable, head: Head, *, turned: bool) -> Tensor | None:
+        """A block's message in one step, where that is possible."""
+        weight, block = self.stack.blocks[b], self.spec.blocks[b]
+        if (head is not identity and head is not torch.abs) or not can_message(weight, x):
+            return None
+        mix = taps.mix(block) if block.taps else None
+        return message(weight, mix, taps.gain(block), x, turned=turned, bars=head is torch.abs)
+
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:
         total = None
         for b in self.spec.incoming[level]:
             block = self.spec.blocks[b]
             x = states[self.spec.position[block.src]]
+            if (found := self._message(b, x, taps, head, turned=False)) is not None:
+                total = found if total is None else total + found
+                continue
             x = (x[..., None, :] * taps.gain(block)).flatten(-3, -2)  # [B or 1, src * R, d]
             weight = self._mixed(b, taps, head).flatten(2)
             message = torch.matmul(weight, x[0]) if x.shape[0] == 1 else torch.bmm(weight, x)
@@ -77,6 +92,9 @@ class BlockWiring(Wiring):
         for b in self.spec.outgoing[level]:
             block = self.spec.blocks[b]
             y = states[self.spec.position[block.dst]]
+            if (found := self._message(b, y, taps, head, turned=True)) is not None:
+                total = found if total is None else total + found
+                continue
             y = (y[..., None, :, :] * taps.gain(block)[:, None]).flatten(-3, -2)  # [B or 1, R * dst, d]
             weight = self._mixed(b, taps, head).permute(0, 2, 3, 1).flatten(2)
             message = torch.matmul(weight, y[0]) if y.shape[0] == 1 else torch.bmm(weight, y)
@@ -136,6 +154,9 @@ class BlockWiring(Wiring):
 
 
 class LoopWiring(BlockWiring):
-    """The same with the reference loop in place of the fused sweep: what the latter is checked against."""
+    """The same with the reference loop and PyTorch's operators throughout: what faster ways are checked against."""
 
     native = Wiring.native
+
+    def _message(self, b: int, x: Tensor, taps: TapTable, head: Head, *, turned: bool) -> Tensor | None:
+        return None

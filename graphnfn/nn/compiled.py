@@ -1,30 +1,23 @@
-"""The sweep of ``sweep.c``, compiled when first used where there is a C compiler: small networks on a CPU.
+"""The native sweep in C (``csrc``): small networks on a CPU.
 
 PyTorch's own operators cannot come below four or five times the price of running a small network: what a neuron sees
 takes ten passes over memory, and launching a hundred operators takes longer than the arithmetic. The compiled sweep
 goes through network by network, level by level, in the first cache. It is an accelerator only: without a compiler, on
 other devices, for other activations and for large blocks :class:`~graphnfn.nn.tape.Tape` gives the same numbers.
-Set ``GRAPHNFN_COMPILED=0`` to do without.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from graphnfn.nn.library import TYPES, library
 from graphnfn.nn.plan import Plan
 
 if TYPE_CHECKING:
@@ -32,16 +25,12 @@ if TYPE_CHECKING:
 
 LARGEST = 1 << 15
 """Weights of a block beyond which the GEMMs of a BLAS library are better than a loop in the first cache."""
-SOURCE = Path(__file__).with_name("sweep.c")
-FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-REALS = {torch.float32: ("-DREAL=float",), torch.float64: ("-DREAL=double", "-DWIDE")}
 
 
 class Library:
-    """The two functions for one type of numbers."""
+    """The sweep and its adjoint for one type of numbers."""
 
-    def __init__(self, path: Path) -> None:
-        loaded = ctypes.CDLL(str(path))
+    def __init__(self, loaded: ctypes.CDLL) -> None:
         self._forward, self._adjoint = loaded.sweep_forward, loaded.sweep_adjoint
         for function in (self._forward, self._adjoint):
             function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
@@ -87,7 +76,7 @@ class Library:
 
     @staticmethod
     def _call(function: Any, plan: Plan, given: Given, made: tuple[Any, Any, Any], grads: tuple[Any, Any, Any]) -> None:
-        """Write the structures of ``sweep.c``, field by field, and call it.
+        """Write the structures of ``sweep.h``, field by field, and call it.
 
         Args:
             function: of the library.
@@ -134,39 +123,14 @@ def _at(tensor: Tensor | None) -> int:
 def library_for(plan: Plan, given: Given) -> Library | None:
     """The library that can run a sweep, or None where :class:`~graphnfn.nn.tape.Tape` has to."""
     like = given.answer
-    if plan.rows is None or plan.weights > LARGEST or like.device.type != "cpu" or like.dtype not in REALS:
+    if plan.rows is None or plan.weights > LARGEST or like.device.type != "cpu" or like.dtype not in TYPES:
         return None
     if any(t.dtype != like.dtype for t in (given.nodes, given.start, given.end, *given.even, *given.weights)):
         return None
-    return library(like.dtype)
+    return _sweeps(like.dtype)
 
 
 @lru_cache(maxsize=4)
-def library(dtype: torch.dtype) -> Library | None:
-    """The compiled sweep for a type of numbers; None where it is switched off or there is no working compiler."""
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    if os.environ.get("GRAPHNFN_COMPILED") == "0" or compiler is None or platform.system() == "Windows":
-        return None
-    wide = ["-mprefer-vector-width=512"] if platform.machine().lower() in ("x86_64", "amd64") else []
-    command = [compiler, *FLAGS, *wide, *REALS[dtype], str(SOURCE)]
-    facts = Path("/proc/cpuinfo")
-    flags = next((x for x in facts.read_text().splitlines() if x.startswith("flags")), "") if facts.exists() else ""
-    key = hashlib.sha256("\n".join([*command, SOURCE.read_text(), platform.platform(), flags]).encode()).hexdigest()
-    for folder in (Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphnfn", None):
-        try:
-            place = Path(tempfile.mkdtemp(prefix="graphnfn-")) if folder is None else folder
-            return Library(_built(command, place / f"sweep-{key[:24]}.so"))
-        except (OSError, subprocess.SubprocessError):
-            continue  # a folder that cannot be written to, or a compiler that does not know the flags
-    return None
-
-
-def _built(command: list[str], path: Path) -> Path:
-    """The shared library; it appears whole or not at all, so that processes may race."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            fresh = Path(folder) / path.name
-            subprocess.run([*command, "-o", str(fresh), "-lm"], check=True, capture_output=True, timeout=120)
-            fresh.replace(path)
-    return path
+def _sweeps(dtype: torch.dtype) -> Library | None:
+    loaded = library(dtype)
+    return None if loaded is None else Library(loaded)

@@ -116,6 +116,9 @@ class EdgeWiring(Wiring):
                         table[i].append((k, rows))
         self._into, self._out = into, out
 
+    def from_stacks(self, values: list[Tensor]) -> list[Tensor]:
+        return list(torch.cat([v.flatten(0, 1) for v in values])[self._order].split(self._sizes))
+
     # ---- messages by level --------------------------------------------------------------------
 
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:

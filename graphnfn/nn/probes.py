@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from graphnfn.errors import SpecError
 from graphnfn.functional import run
-from graphnfn.nn.blocks import BlockWiring, group_facts
-from graphnfn.nn.edges import EdgeWiring
+from graphnfn.nn.facts import group_facts
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.nn.typed import soft_root
@@ -154,6 +153,7 @@ class SpatialProbes(nn.Module):
 
     Example:
         >>> from graphnfn.chain import mlp_spec
+        >>> from graphnfn.nn.blocks import BlockWiring
         >>> from graphnfn.testing import random_graph
         >>> graph = random_graph(mlp_spec([2, 8, 1], "tanh"), networks=3, dtype=torch.float32)
         >>> wiring = BlockWiring(graph.stacks()[0])
@@ -214,26 +214,7 @@ def by_stack(state: State, wiring: Wiring, features: Callable[[Stack], Tensor]) 
         wiring: of the networks.
         features: ``[B, nodes, d]`` of a stack of B networks.
     """
-    if isinstance(wiring, BlockWiring):
-        seen = list(features(wiring.stack).split(_sizes(wiring), 1))
-    elif isinstance(wiring, EdgeWiring):
-        seen = _by_level(wiring, [features(stack) for stack in wiring.stacks])
-    else:
-        raise SpecError(f"probes run stacked networks; {type(wiring).__name__} holds none")
+    seen = wiring.from_stacks([features(stack) for stack in wiring.stacks])
     even = [e + s for e, s in zip(state.even, seen, strict=True)]
     odd = state.odd or [torch.zeros_like(e) for e in even]  # zero is out-typed; the edit head expects entries
     return State(even, odd, state.edge_even, state.edge_odd)
-
-
-def _sizes(wiring: Wiring) -> list[int]:
-    """Neurons of every level."""
-    return [level.kind.shape[0] for level in wiring.levels]
-
-
-def _by_level(wiring: EdgeWiring, values: list[Tensor]) -> list[Tensor]:
-    """Values ``[B, nodes, d]`` per stack, as one tensor a level of the edge wiring."""
-    rows = torch.cat([v.flatten(0, 1) for v in values])
-    places = torch.arange(len(rows), device=rows.device)[:, None]
-    edges = [wiring.weights(k) for k in range(wiring.num_bundles)]
-    ranks = torch.cat([nodes.flatten() for _, nodes in wiring.unbundle(edges, list(places.split(_sizes(wiring))))])
-    return list(rows[ranks.argsort()].split(_sizes(wiring)))

@@ -17,22 +17,18 @@ class InvariantReadout(nn.Module):
         width: channels of the even features.
         out: numbers predicted per network.
         sizes: of the table of output neurons.
-        dropout: share of the last dense layers' inputs that training leaves out.
 
     Shape: ``[networks, out]``.
     """
 
-    def __init__(self, width: int, out: int, sizes: Sizes, *, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, out: int, sizes: Sizes) -> None:
         super().__init__()
         hidden = 4 * width
         self.group = nn.Sequential(nn.LayerNorm(3 * width), nn.Linear(3 * width, hidden))
         self.depth_in = nn.Embedding(MAX_DEPTH, hidden)
         self.depth_out = nn.Embedding(MAX_DEPTH, hidden)
         self.outputs = nn.Parameter(torch.randn(sizes.outputs, width, hidden) * (sizes.outputs * width) ** -0.5)
-        self.predict = nn.Sequential(
-            nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, hidden),
-            nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, out),
-        )  # fmt: skip
+        self.predict = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, out))
 
     def forward(self, state: State, wiring: Wiring) -> Tensor:
         total = None

@@ -22,6 +22,7 @@ from graphnfn.nn.parity import Parts, even_biases, turns_and_biases
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.typed import soft_root
 from graphnfn.spec import Block, Role
+from graphnfn.stack import Stack
 
 Head = Callable[[Tensor], Tensor]
 """An elementwise function of weights: ``identity`` (typed like the weight) or ``torch.abs`` (even)."""
@@ -142,6 +143,11 @@ class Wiring(ABC):
 
     levels: list[Level]
     networks: int
+    stacks: list[Stack]
+
+    @abstractmethod
+    def from_stacks(self, values: list[Tensor]) -> list[Tensor]:
+        """Values ``[B, nodes, d]`` of each stack as one tensor a level."""
 
     @abstractmethod
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:

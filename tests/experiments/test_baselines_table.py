@@ -180,11 +180,12 @@ def test_rows_of_earlier_surveys_are_kept_with_their_commit() -> None:
         beside = [{"model": m, "preset": "", "shape": "s", "from": commit} for m in peers]
         return {"models": rows, "peers": beside, "golden": [], "about": {"commit": commit, **about}}
 
-    once = merged(found("1", ["a", "b"], ["a"]), found("2", ["b", "c"], []) | {"golden": None})
+    once = merged(found("1", ["a", "b"], ["a"], machine={"x": 1}), found("2", ["b", "c"], []) | {"golden": None})
     assert [(r["name"], r["from"]) for r in once["models"]] == [("a", "1"), ("b", "2"), ("c", "2")]
-    assert once["about"] == {"commit": "2", "kept": {"1": ["a", "a (peers)"]}} and once["golden"] == []
+    assert once["about"] == {"commit": "2", "kept": {"1": ["a", "a (peers)"]}, "machines": {"1": {"x": 1}}}
+    assert once["golden"] == []
     twice = merged(once, found("3", ["c"], ["a"]))
-    assert twice["about"] == {"commit": "3", "kept": {"1": ["a"], "2": ["b"]}}
+    assert twice["about"] == {"commit": "3", "kept": {"1": ["a"], "2": ["b"]}, "machines": {"1": {"x": 1}, "2": {}}}
     assert [r["from"] for r in twice["peers"]] == ["3"]
 
 

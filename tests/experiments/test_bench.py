@@ -101,6 +101,27 @@ def test_models_that_do_not_read_a_shape_are_listed(monkeypatch: pytest.MonkeyPa
     assert not subjects.readable(SHAPES["siren"])[1]
 
 
+def test_settings_for_sirens_are_not_built_for_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subjects, "models", lambda _: {"monomial_siren": lambda: nn.Linear(1, 1)})
+    assert subjects.readable(SHAPES["small_cnn"]) == ({}, ["monomial_siren"])
+    assert list(subjects.readable(SHAPES["siren"])[0]) == ["monomial_siren"]
+
+
+def test_models_that_would_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def two(shape: subjects.Shape) -> tuple[dict[str, nn.Module], list[str]]:
+        return {name: subjects.models(shape)[name]() for name in ("statnn", "synchronous")}, ["dws"]
+
+    monkeypatch.setattr(curves, "readable", two)
+    rows = curves.by_model(networks=2, rounds=1)
+    assert [r["name"] for r in rows if "cpu_ms" in r] == ["statnn", "synchronous"] * 2
+    assert all(r["cpu_ms"]["middle"] > 0 and r["parameters"] > 0 for r in rows if "cpu_ms" in r)
+    assert [r["name"] for r in rows if r.get("refused")] == ["dws"] * 2
+    monkeypatch.setattr(curves, "LARGEST_GIB", 1e-3)  # 1 MiB, between statistics and message passing
+    rows = curves.by_model(networks=2, rounds=1)
+    assert [r["name"] for r in rows if "cpu_ms" in r] == ["statnn"] * 2
+    assert {r["name"] for r in rows if r.get("too_large", 0) > 1e-3} == {"synchronous"}
+
+
 def test_other_failures_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> nn.Module:
         raise RuntimeError("broken")
@@ -126,7 +147,11 @@ def result() -> dict:
     small = {
         "roofline": roofline.roofline(widths=(4,), networks=2, rounds=2),
         "layers": curves.layers(width=4, networks=2, rounds=1),
-        "models": [*curves.by_batch((2,), rounds=1), {"shape": "small CNN", "name": "dws", "refused": True}],
+        "models": [
+            *curves.by_batch((2,), rounds=1),
+            {"shape": "small CNN", "name": "dws", "refused": True},
+            {"shape": "SIREN", "name": "huge", "too_large": 30.2},
+        ],
         "batches": curves.by_batch((1, 2), rounds=1),
         "widths": curves.by_width((4, 8), networks=2, rounds=1),
         "published": curves.against_published(networks=2, rounds=1, only=["statnet", "dws_deepsets"]),
@@ -149,7 +174,7 @@ def test_every_part_is_in_the_page(result: dict, tmp_path: Path) -> None:
     page, text = html(result), markdown(result)
     assert page.count("<h2>") == len(suite.PARTS) + 2 and page.count("<svg") == 3
     assert text.count("\n## ") == len(suite.PARTS) and "Load average before and after: 1.0, 1.5." in text
-    assert "dws (small CNN)" in text and "exit code 1: no memory" in text
+    assert "huge (SIREN): 30 GiB" in text and "dws (small CNN)" in text and "exit code 1: no memory" in text
     assert "`graphnfn bench -o docs/speed.md`" in text
     some = {name: result[name] for name in ("origin", "loading")}
     assert "`graphnfn bench -o docs/speed.md loading`" in markdown(some)

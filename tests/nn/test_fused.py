@@ -7,7 +7,7 @@ import torch
 
 from graphnfn import testing
 from graphnfn.chain import mlp_spec, small_cnn_spec
-from graphnfn.nn import compiled, fused
+from graphnfn.nn import compiled, fused, library
 from graphnfn.nn.blocks import BlockWiring, LoopWiring
 from graphnfn.nn.native import NativeSweep
 from graphnfn.nn.state import State
@@ -66,7 +66,7 @@ def choose(kernel, monkeypatch):
     if KERNELS[kernel]:
         monkeypatch.setattr(fused, "CHUNK", KERNELS[kernel])
         monkeypatch.setattr(compiled, "library_for", lambda *_: None)
-    elif compiled.library(torch.float64) is None:
+    elif library.library(torch.float64) is None:
         pytest.skip("no C compiler")
 
 

@@ -1,0 +1,55 @@
+"""The C functions in ``csrc``, compiled when first used where there is a C compiler, and cached on disk.
+
+They are an accelerator: everything that they compute PyTorch's operators compute here, too. ``GRAPHNFN_COMPILED=0``
+does without.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+TYPES = {torch.float32: ("-DREAL=float",), torch.float64: ("-DREAL=double", "-DWIDE")}
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+FOLDER = Path(__file__).with_name("csrc")
+
+
+@lru_cache(maxsize=4)
+def library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The functions for a type of numbers; None where they are switched off or there is no working compiler."""
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if os.environ.get("GRAPHNFN_COMPILED") == "0" or compiler is None or platform.system() == "Windows":
+        return None
+    wide = ["-mprefer-vector-width=512"] if platform.machine().lower() in ("x86_64", "amd64") else []
+    command = [compiler, *FLAGS, *wide, *TYPES[dtype], *map(str, sorted(FOLDER.glob("*.c")))]
+    facts = Path("/proc/cpuinfo")
+    flags = next((x for x in facts.read_text().splitlines() if x.startswith("flags")), "") if facts.exists() else ""
+    sources = [path.read_text() for path in sorted(FOLDER.iterdir()) if path.suffix in (".c", ".h")]
+    key = hashlib.sha256("\n".join([*command, *sources, platform.platform(), flags]).encode()).hexdigest()
+    for folder in (Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphnfn", None):
+        try:
+            place = Path(tempfile.mkdtemp(prefix="graphnfn-")) if folder is None else folder
+            return ctypes.CDLL(str(_built(command, place / f"graphnfn-{key[:24]}.so")))
+        except (OSError, subprocess.SubprocessError):
+            continue  # a folder that cannot be written to, or a compiler that does not know the flags
+    return None
+
+
+def _built(command: list[str], path: Path) -> Path:
+    """The shared library; it appears whole or not at all, so that processes may race."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            fresh = Path(folder) / path.name
+            subprocess.run([*command, "-o", str(fresh), "-lm"], check=True, capture_output=True, timeout=120)
+            fresh.replace(path)
+    return path
