@@ -50,5 +50,5 @@ class NativeSweep(nn.Module):
         levels = list(enumerate(wiring.levels))
         start = {i: self.inputs(v) * (1 + self.gate(state.even[i])) for i, v in levels if v.role == "input"}
         end = {i: self.outputs(v) for i, v in levels if v.role == "output"}
-        call = NativeCall(state.even, start, end, self.answer, self.taps, self.beta, self.mix)
+        call = NativeCall(state.even, start, end, self.answer, self.taps, self.beta, dict(self.mix.items()))
         return State(*wiring.native(call))

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class Plan:
             x.append(next(at)(n))
         return even, x
 
-    def held_views(self, held: Tensor, networks: int, width: int) -> tuple[list[Tensor | None], ...]:
+    def held_views(self, held: Tensor, networks: int, width: int) -> tuple[list[Any], list[Any], list[Any]]:
         """What the responses keep, returned states and roots, per level."""
         kept, back, root = [], [], []
         at = self._cut(held, networks, width)

@@ -33,7 +33,7 @@ def seen(signed: Tensor | bool, x: Tensor, y: Tensor, even: Tensor, mix: Tensor,
 
 
 def _bars(values: Tensor, signed: Tensor | bool) -> Tensor:
-    return values.abs() if signed is True else torch.where(signed, values.abs(), values)
+    return torch.where(signed, values.abs(), values) if isinstance(signed, Tensor) else values.abs()
 
 
 def seen_adjoint(
@@ -57,4 +57,4 @@ def seen_adjoint(
 
 
 def _signs(values: Tensor, signed: Tensor | bool) -> Tensor:
-    return values.sign() if signed is True else torch.where(signed, values.sign(), 1.0)
+    return torch.where(signed, values.sign(), 1.0) if isinstance(signed, Tensor) else values.sign()

@@ -154,7 +154,9 @@ class Tape:
                 found = bias.reshape(1, -1) @ dz.flatten(0, 1)
             else:
                 found = (bias * dz).sum(0)
-            self.beta_grads[i] += response.scale * found.view_as(beta)
+            before = self.beta_grads[i]
+            assert before is not None
+            before += response.scale * found.view_as(beta)
         if bias_grad is not None:
             bias_grad[rows] = response.scale * (dz if beta is None else dz * beta).sum(-1, keepdim=True)
         for link in self.incoming[i]:

@@ -141,3 +141,30 @@ def test_bfloat16_autocast():
     sum(r.float().sum() for r in rough).backward()
     assert sweep.beta.grad is not None and sweep.taps.dense.grad.isfinite().all()
     assert float((rough[-1] - exact[-1]).detach().abs().max()) < 1.0
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 300.0])
+@pytest.mark.parametrize("name", ["siren", "cos", "tanh", "relu"])
+def test_single_precision_is_as_good_as_the_loop(name, spread):
+    """The C functions have sin, cos and tanh of their own in float32: small, ordinary and large arguments."""
+    if library.library(torch.float32) is None:
+        pytest.skip("no C compiler")
+    spec = mlp_spec([2, 64, 1], "sin", omega=30.0) if name == "siren" else mlp_spec([2, 64, 1], name)
+    sweep, stack, even = problem(spec)
+    exact_x = stack.apply(lambda t: (t * spread).float().double())  # both read the same weights
+    sweep = sweep.float().double()
+    exact = sweep(State([e.detach() for e in even]), LoopWiring(exact_x)).odd[1]
+    low = [e.detach().float() for e in even]
+    sweep, rounded = sweep.float(), exact_x.apply(lambda t: t.float())
+    loop = sweep(State(low), LoopWiring(rounded)).odd[1]
+    found = sweep(State(low), BlockWiring(rounded)).odd[1]
+    error, reference = ((t.double() - exact).detach().abs().max() for t in (found, loop))
+    assert error <= 2 * reference + 1e-6 * max(1.0, float(exact.detach().abs().max()))
+
+
+def test_switched_off_or_without_a_compiler(monkeypatch):
+    for name, value in (("GRAPHNFN_COMPILED", "0"), ("PATH", "")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            changed.setenv("CC", "no-such-compiler")
+            assert library.library.__wrapped__(torch.float32) is None
