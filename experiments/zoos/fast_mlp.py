@@ -1,4 +1,4 @@
-"""Gradients of many MLPs at once, written out by hand: batched matrix products into buffers that stay in the cache."""
+"""Gradients of many MLPs at once, written out by hand: batched matrix products into buffers that are there."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ FMNIST_SIREN = SirenZoo(data="fmnist", fit=SirenFit(steps=300))
 def fit_squares(spec: NetSpec, theta: Tensor, inputs: Tensor, targets: Tensor, fit: SirenFit) -> tuple[Tensor, Tensor]:
     """Networks with one output that minimise the mean square of outputs - targets, by Adam on all samples.
 
-    As many at once as fit into a core's cache: they are trained to the end before the next ones.
+    A few at once are trained to the end before the next ones, see :func:`~experiments.zoos.fast_mlp.mlps_at_once`.
 
     Args:
         spec: of :func:`experiments.zoos.fast_mlp.is_plain_mlp`.
