@@ -3,8 +3,8 @@
 Running is a chain of batched matrix products and activations on contiguous copies of the same weights, and nothing
 else. A convolution acts at one position: as in a sweep every weight is then used once per input, so that the ratio
 says what a sweep costs beyond running the network, and not how large its feature maps are. Running on whole images
-stands beside it. The sweep is what a model runs: wiring, states at inputs and outputs, both directions, and what every neuron
-sees of them.
+stands beside it. The sweep is what a model runs: wiring, states at inputs and outputs, both directions, and what every
+neuron sees of them.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _tape(
     ends = [given.end if level.role == "output" else None for level in levels]
     mix, responses = [given.mix[r] for r in plan.roles], [response_of(level) for level in levels]
     made = plan.held_views(held, given.nodes.shape[0], given.offset.shape[0])
-    states = (given.even, [given.start, *x], *made)
+    states = (list(given.even), [given.start, *x], *made)
     return Tape(levels, responses, links, mix, beta, ends, given.answer, given.offset, *states)
 
 

@@ -10,6 +10,7 @@ from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.nn import compiled, fused, library
 from graphnfn.nn.blocks import BlockWiring, LoopWiring
 from graphnfn.nn.native import NativeSweep
+from graphnfn.nn.plan import plan_of
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes
 from graphnfn.stack import Stack
@@ -70,11 +71,20 @@ def choose(kernel, monkeypatch):
         pytest.skip("no C compiler")
 
 
-@pytest.mark.parametrize("name", specs())
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_same_numbers_and_gradients_as_the_loop(name, kernel, monkeypatch):
+COMPILED = ("siren", "cnn", "flatten", "relu", "tanh", "sin", "cos", "identity")
+CASES = [
+    *(("compiled", name) for name in COMPILED),
+    *(("whole", name) for name in specs()),
+    *(("in chunks", name) for name in ("siren", "cnn", "per neuron", "prelu")),
+]
+
+
+@pytest.mark.parametrize(("kernel", "name"), CASES)
+def test_same_numbers_and_gradients_as_the_loop(kernel, name, monkeypatch):
     choose(kernel, monkeypatch)
-    sweep, stack, even = problem(specs()[name])
+    spec = specs()[name]
+    sweep, stack, even = problem(spec)
+    assert (plan_of(spec, stack.nodes.device).rows is not None) == (name in COMPILED)
     if "slope" not in {p.field for p in stack.spec.node_params}:
         stack = stack.apply(lambda t: t.requires_grad_())
     assert_alike(results(sweep, BlockWiring(stack), even), results(sweep, LoopWiring(stack), even))
@@ -105,7 +115,7 @@ def test_gradients_by_finite_differences(name, kernel, monkeypatch):
         return (*out.even, *out.odd[1:])
 
     nodes, first = (t.detach().requires_grad_() for t in (stack.nodes, stack.blocks[0]))
-    assert torch.autograd.gradcheck(run, (nodes, first, *even, *parameters), atol=1e-6, rtol=1e-4)
+    assert torch.autograd.gradcheck(run, (nodes, first, *even, *parameters), atol=1e-6, rtol=1e-4, fast_mode=True)
 
 
 def test_without_gradients_and_with_unused_outputs():
