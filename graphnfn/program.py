@@ -161,6 +161,8 @@ def execute(
     inputs: Sequence[Tensor],
     constants: Sequence[Tensor] = (),
     observe: Callable[[str, Any], Any] | None = None,
+    *,
+    like: Tensor | None = None,
 ) -> tuple[Any, ...]:
     """Run a program.
 
@@ -173,12 +175,14 @@ def execute(
         inputs: of the traced shapes.
         constants: of the program.
         observe: called with the name and value of every result; what it returns takes the value's place.
+        like: a tensor of the type and on the device of the weights, where making one of them takes time.
 
     Raises:
         SpecError: a tensor is missing, or an operator does not exist.
     """
-    wide = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
-    device = next((t.device for t in tensors.values()), torch.device("cpu"))
+    if like is None:
+        like = next((t for t in tensors.values() if t.is_floating_point()), torch.empty(0))
+    wide, device = like.dtype, like.device
     missing = [name for _, name in program.tensors if name not in tensors]
     if missing:
         raise SpecError(f"the program needs tensor {missing[0]!r}, which the state dict lacks")

@@ -42,7 +42,9 @@ def run_program(
     observe: Callable[[str, Any], Any] | None = None,
 ) -> tuple[Any, ...]:
     """The outputs of a program on tensors of one network; floating-point constants and inputs take their type."""
-    dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
+    first = next(t for t in tensors.values() if t.is_floating_point())
+    dtype, like = first.dtype, first.new_empty(0)
+    del first  # it may have been made for this
 
     def fit(t: Tensor) -> Tensor:
         return t.to(dtype) if t.is_floating_point() else t
@@ -50,7 +52,7 @@ def run_program(
     constants = [fit(extra[name]) for name in spec.program.constants]
     rest = {name: fit(t) for name, t in extra.items()}
     both: Mapping[str, Tensor] = ChainMap(cast("dict[str, Tensor]", tensors), rest)  # tensors may be made when read
-    return execute(spec.program, both, [fit(x) for x in inputs], constants, observe)
+    return execute(spec.program, both, [fit(x) for x in inputs], constants, observe, like=like)
 
 
 def doubled(stack: TracedStack) -> TracedStack:
