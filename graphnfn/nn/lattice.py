@@ -82,7 +82,8 @@ class LatticeProbes(nn.Module):
     Shape: even ``[..., d]`` in and out; ``state.odd`` passes through (zeros if empty).
 
     Raises:
-        SpecError: a network takes another number of coordinates than all that the model was sized for.
+        SpecError: a network takes another number of coordinates than all that the model was sized for, or has more
+            outputs.
 
     Example:
         >>> from graphnfn.chain import mlp_spec
@@ -113,13 +114,14 @@ class LatticeProbes(nn.Module):
         spec = stack.spec
         seen = stack.nodes.new_zeros(stack.size, spec.num_nodes, self.width)
         rank = coordinates(spec)
-        if rank and str(rank) not in self.readers:
+        last = spec.groups[-1].size
+        if rank and (str(rank) not in self.readers or last > self.outputs):
             raise SpecError(
-                f"a network has {rank} input neurons; this model was sized for {', '.join(self.readers)}: give "
-                "GraphMetaNet(config, specs=[...]) all architectures it shall read"
+                f"a network has {rank} input neurons and {last} output neurons; this model was sized for "
+                f"{', '.join(self.readers)} and {self.outputs}: give GraphMetaNet(config, specs=[...]) all "
+                "architectures it shall read"
             )
         if rank:
-            last = spec.groups[-1].size
             values = self.readers[str(rank)](self._picture(stack, rank)).unflatten(1, (self.outputs, self.width))
             seen[:, -last:] = values[:, :last].to(seen.dtype)
         return seen

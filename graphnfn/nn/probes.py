@@ -52,9 +52,9 @@ class ProbeImages(nn.Module):
         super().__init__()
         self.points = nn.Parameter(2 * torch.rand(probes, sizes.inputs) - 1)
         self.side, self.rank = side, max(len(sizes.kernel_grid), len(sizes.position_grid))
-        images = sizes.inputs if self.rank else 0
-        self.latents = nn.Parameter(torch.randn(probes, images, latent) / latent**0.5)
-        self.map = nn.Parameter(torch.randn(latent, side**self.rank))
+        if self.rank:
+            self.latents = nn.Parameter(torch.randn(probes, sizes.inputs, latent) / latent**0.5)
+            self.map = nn.Parameter(torch.randn(latent, side**self.rank))
 
     def forward(self, spec: NetSpec) -> Tensor:
         into = spec.groups[0].size
@@ -68,6 +68,11 @@ class ProbeImages(nn.Module):
         if not positions:
             return points
         rank = len(positions)
+        if rank > self.rank:
+            raise SpecError(
+                f"a network takes inputs with {rank} axes of positions; this model was sized for {self.rank}: give "
+                "GraphMetaNet(config, specs=[...]) all architectures it shall read"
+            )
         square = self.map.view(1, -1, *(self.side,) * self.rank)
         while square.dim() - 2 > rank:
             square = square[..., 0, :]  # a network of fewer axes sees the first slice

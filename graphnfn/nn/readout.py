@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphnfn.nn.state import MAX_DEPTH, State
+from graphnfn.nn.state import State, places
 from graphnfn.nn.taps import Sizes
 from graphnfn.nn.wiring import Wiring
 
@@ -25,8 +25,6 @@ class InvariantReadout(nn.Module):
         super().__init__()
         hidden = 4 * width
         self.group = nn.Sequential(nn.LayerNorm(3 * width), nn.Linear(3 * width, hidden))
-        self.depth_in = nn.Embedding(MAX_DEPTH, hidden)
-        self.depth_out = nn.Embedding(MAX_DEPTH, hidden)
         self.outputs = nn.Parameter(torch.randn(sizes.outputs, width, hidden) * (sizes.outputs * width) ** -0.5)
         self.predict = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, out))
 
@@ -34,7 +32,7 @@ class InvariantReadout(nn.Module):
         total = None
         for i, level in enumerate(wiring.levels):
             if level.role == "output":
-                kernel = self.outputs[level.place]  # [n, width, hidden]
+                kernel = places(level, self.outputs)  # [..., n, width, hidden]
                 rows = torch.einsum("...d,...dh->...h", state.even[i], kernel)
                 part = wiring.collect(i, rows, pooled=False)
             else:

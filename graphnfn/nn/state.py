@@ -30,6 +30,29 @@ class State:
     edge_odd: list[Tensor] = field(default_factory=list)
 
 
+def places(level: Level, table: Tensor) -> Tensor:
+    """The rows of a table that has one for each input (or output) neuron, in their fixed order.
+
+    Args:
+        level: input or output neurons.
+        table: ``[places, ...]``.
+
+    Returns:
+        ``[1, neurons, ...]`` for stacked networks, else ``[neurons, ...]``.
+
+    Raises:
+        SpecError: a network has more such neurons than the model was sized for.
+    """
+    stacked = level.bias.dim() == 3  # then the level is one group, whose places are 0, 1, ...
+    count = level.bias.shape[1] if stacked else int(level.place.max()) + 1
+    if count > len(table):
+        raise SpecError(
+            f"a network has {count} {level.role} neurons; this model was sized for {len(table)}: give "
+            "GraphMetaNet(config, specs=[...]) all architectures it shall read"
+        )
+    return table[None, :count] if stacked else table[level.place]
+
+
 class PlaceTable(nn.Module):
     """A learned vector for each input (or output) neuron, whose order is fixed.
 
@@ -44,14 +67,7 @@ class PlaceTable(nn.Module):
         self.vectors = nn.Parameter((2 * torch.rand(size, width) - 1) * scale)
 
     def forward(self, level: Level) -> Tensor:
-        stacked = level.bias.dim() == 3  # then the level is one group, whose places are 0, 1, ...
-        count = level.bias.shape[1] if stacked else int(level.place.max()) + 1
-        if count > len(self.vectors):
-            raise SpecError(
-                f"a network has {count} {level.role} neurons; this model was sized for "
-                f"{len(self.vectors)}: give GraphMetaNet(config, specs=[...]) all architectures it shall read"
-            )
-        return self.vectors[None, :count] if stacked else self.vectors[level.place]
+        return places(level, self.vectors)
 
 
 class LevelCode(nn.Module):

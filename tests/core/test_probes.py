@@ -122,7 +122,29 @@ def test_input_sizes_follow_from_a_flatten() -> None:
     assert model_for(graph, "probes")(graph).isfinite().all()
 
 
-def test_more_inputs_than_sized_for() -> None:
-    model = model_for(testing.random_graph(mlp_spec([2, 4, 1], "tanh")), "probes")
-    with pytest.raises(SpecError, match="3 input neurons; this model was sized for 2"):
-        model(testing.random_graph(mlp_spec([3, 4, 1], "tanh")))
+@pytest.mark.parametrize(
+    ("small", "large", "words"),
+    [
+        (
+            mlp_spec([2, 4, 1], "tanh"),
+            mlp_spec([3, 4, 1], "tanh"),
+            "3 input neurons and 1 output.* for 2 and 1",
+        ),
+        (
+            mlp_spec([2, 4, 1], "tanh"),
+            mlp_spec([2, 4, 3], "tanh"),
+            "2 input neurons and 3 output.* for 2 and 1",
+        ),
+        (mlp_spec([5, 4, 1], "tanh"), mlp_spec([6, 4, 1], "tanh"), "6 input neurons; this model was sized for 5"),
+        (mlp_spec([5, 4, 1], "tanh"), mlp_spec([5, 4, 2], "tanh"), "2 output neurons; this model was sized for 1"),
+        (
+            mlp_spec([5, 4, 1], "tanh"),
+            small_cnn_spec([1, 4], 1, "tanh"),
+            "2 axes of positions; .* for 0",
+        ),
+    ],
+)
+def test_larger_networks_than_sized_for(small: NetSpec, large: NetSpec, words: str) -> None:
+    model = model_for(testing.random_graph(small), "probes")
+    with pytest.raises(SpecError, match=words):
+        model(testing.random_graph(large))
