@@ -127,9 +127,10 @@ def _learned_identity(sirens: list[str], editor, steps: int = 120) -> tuple[floa
     return losses[0], losses[-1]
 
 
-@pytest.mark.parametrize("layer", ("native", "gated", "combined", "descent"))
-def test_our_editors_learn_the_identity(layer, sirens: list[str]) -> None:
-    first, last = _learned_identity(sirens, lambda: lively(ours(layer), 0.1))
+@pytest.mark.parametrize(("layer", "noise"), [("native", 0.1), ("gated", 0.1), ("combined", 0.1), ("descent", 0.03)])
+def test_our_editors_learn_the_identity(layer: str, noise: float, sirens: list[str]) -> None:
+    torch.manual_seed(0)
+    first, last = _learned_identity(sirens, lambda: lively(ours(layer), noise), steps=240)
     assert last < 1e-4 < 1e-3 < first, "it starts far from the identity, or nothing is tested"
 
 
@@ -160,7 +161,7 @@ def test_outputs_are_averaged_as_functions() -> None:
 
 
 def test_a_cell_learns_to_edit_and_keeps_the_best_epoch(sirens: list[str], tmp_path: Path) -> None:
-    words = [*sirens, "task=contrast", "model=edit/descent", "trainer.epochs=30", "trainer.batch_size=8"]
+    words = [*sirens, "task=contrast", "model=edit/descent", "trainer.epochs=60", "trainer.batch_size=8"]
     cell = run(load([*words, "model.build.points=16"]), tmp_path)
     scores = [score for _, score in cell.row["history"]]
     assert cell.row["measure"] == "mse" and cell.row["val"] == pytest.approx(min(scores))

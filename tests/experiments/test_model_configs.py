@@ -38,7 +38,14 @@ def test_every_editor_has_a_configuration() -> None:
     assert set(EDITORS) == {*LAYERS, "descent", "constant", *baselines.editor_names(), *VARIANTS}
     configs = {name: load([f"model=edit/{name}"]).model for name in EDITORS}
     assert all(c.name == f"edit/{name}" and c.edits and c.reads in READS for name, c in configs.items())
-    assert {n for n, c in configs.items() if c.reads == "function"} == {"native", "combined", "descent", *VARIANTS}
+    assert {n for n, c in configs.items() if c.reads == "function"} == {
+        "native",
+        "combined",
+        "probes",
+        "complete",
+        "descent",
+        *VARIANTS,
+    }
 
 
 @pytest.mark.parametrize("name", [n for n in EDITORS if n != "ng_t"])
