@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphnfn.nn.state import State, places
+from graphnfn.nn.state import State, count_places
 from graphnfn.nn.taps import Sizes
 from graphnfn.nn.wiring import Wiring
 
@@ -32,7 +32,8 @@ class InvariantReadout(nn.Module):
         total = None
         for i, level in enumerate(wiring.levels):
             if level.role == "output":
-                kernel = places(level, self.outputs)  # [..., n, width, hidden]
+                count_places(level, len(self.outputs))
+                kernel = self.outputs[level.place]  # [n, width, hidden]
                 rows = torch.einsum("...d,...dh->...h", state.even[i], kernel)
                 part = wiring.collect(i, rows, pooled=False)
             else:

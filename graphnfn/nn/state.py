@@ -30,27 +30,24 @@ class State:
     edge_odd: list[Tensor] = field(default_factory=list)
 
 
-def places(level: Level, table: Tensor) -> Tensor:
-    """The rows of a table that has one for each input (or output) neuron, in their fixed order.
+def count_places(level: Level, known: int) -> int:
+    """How many input (or output) neurons the networks of a level have at most.
 
     Args:
         level: input or output neurons.
-        table: ``[places, ...]``.
-
-    Returns:
-        ``[1, neurons, ...]`` for stacked networks, else ``[neurons, ...]``.
+        known: for how many there are parameters.
 
     Raises:
-        SpecError: a network has more such neurons than the model was sized for.
+        SpecError: a network has more.
     """
     stacked = level.bias.dim() == 3  # then the level is one group, whose places are 0, 1, ...
     count = level.bias.shape[1] if stacked else int(level.place.max()) + 1
-    if count > len(table):
+    if count > known:
         raise SpecError(
-            f"a network has {count} {level.role} neurons; this model was sized for {len(table)}: give "
+            f"a network has {count} {level.role} neurons; this model was sized for {known}: give "
             "GraphMetaNet(config, specs=[...]) all architectures it shall read"
         )
-    return table[None, :count] if stacked else table[level.place]
+    return count
 
 
 class PlaceTable(nn.Module):
@@ -67,7 +64,8 @@ class PlaceTable(nn.Module):
         self.vectors = nn.Parameter((2 * torch.rand(size, width) - 1) * scale)
 
     def forward(self, level: Level) -> Tensor:
-        return places(level, self.vectors)
+        count = count_places(level, len(self.vectors))
+        return self.vectors[None, :count] if level.bias.dim() == 3 else self.vectors[level.place]
 
 
 class LevelCode(nn.Module):
