@@ -19,9 +19,9 @@ from experiments.config import fingerprint, load, plain
 from experiments.cost import measure_apart
 from experiments.data import open_zoo
 from experiments.metrics import written
-from experiments.plan import Case, Key, cases, content
+from experiments.plan import Case, cases, content
 from experiments.results import CellStore, write_results, write_text
-from experiments.runner import Report, failure, kept_cells, run_cells, title
+from experiments.runner import Options, Report, finish, title
 
 COSTS = "costs.json"
 
@@ -69,19 +69,9 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> list[Comp
     contents = {key: content(load(cell)) for key, cell in words.items()}
     code = provenance.commit()
     store = CellStore(folder / "cells")
-    found = kept_cells(store, contents, code, report)
-    left = {key: cell for key, cell in words.items() if key not in found}
-    failed: dict[str, Exception] = {}
-    for key, cell in run_cells(left, plan[0].config.compare.workers, folder / "work", code):
-        if isinstance(cell, Exception):
-            failed[title(key)] = cell
-            report(f"failed: {title(key)}: {cell}")
-            continue
-        store.save(contents[key], cell)
-        found[key] = cell
-        report(_line(key, cell, len(found), len(words)))
-    if failed:
-        raise failure(failed, len(words))
+    workers = plan[0].config.compare.workers
+    options = Options(workers=workers, folder=folder / "work", code=code, report=report, line=_line)
+    found = finish(words, contents, store, options)
     done = []
     for case in plan:
         place = folder / case.name
@@ -101,11 +91,10 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> list[Comp
     return done
 
 
-def _line(key: Key, cell: Cell, done: int, total: int) -> str:
+def _line(cell: Cell) -> str:
     row = cell.row
     measure = row["measure"]
-    score = written(measure, row[f"test_{measure}"])
-    return f"[{done}/{total}] {title(key)}: test {measure} {score} ({row['wall_s']:.0f} s)"
+    return f"test {measure} {written(measure, row[f'test_{measure}'])} ({row['wall_s']:.0f} s)"
 
 
 def _costs(case: Case, path: Path, report: Report) -> dict[str, dict[str, Any]]:

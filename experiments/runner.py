@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,27 @@ Report = Callable[[str], None]
 Work = Callable[[DictConfig, Path], Cell]
 """What a cell does with its configuration and a folder for checkpoints."""
 K = TypeVar("K", bound=tuple[Any, ...])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How cells are run.
+
+    Args:
+        workers: processes; 0 runs one cell after the other in this one.
+        folder: for checkpoints; it is removed in the end.
+        code: the commit, for the rows.
+        report: told about every finished cell.
+        line: a finished cell in a few words.
+        work: what a cell does, a function of a module.
+    """
+
+    workers: int
+    folder: Path
+    code: str
+    report: Report
+    line: Callable[[Cell], str]
+    work: Work = run
 
 
 def kept_cells(store: CellStore, contents: dict[K, dict[str, Any]], code: str, report: Report) -> dict[K, Cell]:
@@ -42,6 +64,36 @@ def failure(failed: dict[str, Exception], total: int) -> ExperimentError:
     error = ExperimentError(f"{len(failed)} of {total} cells failed, the others are kept; {what}")
     error.__cause__ = next(iter(failed.values()))
     return error
+
+
+def finish(
+    words: dict[K, list[str]], contents: dict[K, dict[str, Any]], store: CellStore, options: Options
+) -> dict[K, Cell]:
+    """All cells: those that a store holds, and the others, each kept as soon as it is done.
+
+    Args:
+        words: the overrides of each.
+        contents: what each depends on.
+        store: of finished cells.
+        options: how to run the others.
+
+    Raises:
+        ExperimentError: cells failed, each named; the others have run and are kept.
+    """
+    found = kept_cells(store, contents, options.code, options.report)
+    left = {key: cell for key, cell in words.items() if key not in found}
+    failed: dict[str, Exception] = {}
+    for key, cell in run_cells(left, options.workers, options.folder, options.code, options.work):
+        if isinstance(cell, Exception):
+            failed[title(key)] = cell
+            options.report(f"failed: {title(key)}: {cell}")
+            continue
+        store.save(contents[key], cell)
+        found[key] = cell
+        options.report(f"[{len(found)}/{len(words)}] {title(key)}: {options.line(cell)}")
+    if failed:
+        raise failure(failed, len(words))
+    return found
 
 
 def run_cells(

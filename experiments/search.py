@@ -27,7 +27,7 @@ from experiments.errors import DivergedError, ExperimentError
 from experiments.metrics import goodness, written
 from experiments.plan import Case, cases, content
 from experiments.results import CellStore, write_text
-from experiments.runner import Report, failure, kept_cells, run_cells, title
+from experiments.runner import Options, Report, finish
 from experiments.settings import setting_name
 
 SEARCH = "search.json"
@@ -64,20 +64,9 @@ def search(overrides: Sequence[str], folder: Path, report: Report) -> Row:
     contents = {key: content(load(w)) | {"search": True} for key, w in words.items()}
     code = provenance.commit()
     store = CellStore(folder / "trials")
-    found = kept_cells(store, contents, code, report)
-    left = {key: w for key, w in words.items() if key not in found}
-    failed: dict[str, Exception] = {}
-    for key, cell in run_cells(left, config.compare.workers, folder / "work", code, trial):
-        if isinstance(cell, Exception):
-            failed[title(key)] = cell
-            report(f"failed: {title(key)}: {cell}")
-            continue
-        store.save(contents[key], cell)
-        found[key] = cell
-        value = "diverged" if cell.row["val"] is None else written(cell.row["measure"], cell.row["val"])
-        report(f"[{len(found)}/{len(words)}] {title(key)}: validation {value} ({cell.row['cpu_s']:.0f} CPU s)")
-    if failed:
-        raise failure(failed, len(words))
+    workers = config.compare.workers
+    options = Options(workers=workers, folder=folder / "work", code=code, report=report, line=_line, work=trial)
+    found = finish(words, contents, store, options)
     trials = [{"case": k[0], "model": k[1], "setting": k[2]} | found[k].row for k in words]
     settings = {setting_name(text): text for text in config.search.settings}
     result = {
@@ -90,6 +79,11 @@ def search(overrides: Sequence[str], folder: Path, report: Report) -> Row:
     write_text(folder / SEARCH, json.dumps(result, indent=1, allow_nan=False) + "\n")
     write_text(folder / "search.md", markdown(result))
     return result
+
+
+def _line(cell: Cell) -> str:
+    value = "diverged" if cell.row["val"] is None else written(cell.row["measure"], cell.row["val"])
+    return f"validation {value} ({cell.row['cpu_s']:.0f} CPU s)"
 
 
 def _trials(case: Case) -> Iterable[tuple[Trial, list[str]]]:

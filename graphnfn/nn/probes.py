@@ -169,9 +169,11 @@ class SpatialProbes(nn.Module):
 
     def __init__(self, width: int, sizes: Sizes, probes: int = 16) -> None:
         super().__init__()
-        self.images = ProbeImages(probes, sizes)
-        self.hidden = nn.Linear(2 * probes, width)
-        self.output = nn.Linear(probes, width)
+        self.width, self.others = width, sizes.others
+        if sizes.others:
+            self.images = ProbeImages(probes, sizes)
+            self.hidden = nn.Linear(2 * probes, width)
+            self.output = nn.Linear(probes, width)
 
     def forward(self, state: State, wiring: Wiring) -> State:
         return by_stack(state, wiring, self._features)
@@ -179,7 +181,13 @@ class SpatialProbes(nn.Module):
     def _features(self, stack: Stack) -> Tensor:
         """``[B, nodes, d]``; zero at the input neurons, and for networks that a lattice reads."""
         if coordinates(stack.spec):
-            return stack.nodes.new_zeros(stack.size, stack.spec.num_nodes, self.hidden.out_features)
+            return stack.nodes.new_zeros(stack.size, stack.spec.num_nodes, self.width)
+        if not self.others:
+            raise SpecError(
+                f"a network takes {stack.spec.groups[0].size} inputs and {max(len(b.taps) for b in stack.spec.blocks)} "
+                "axes of positions; this model was sized for networks of coordinates: give "
+                "GraphMetaNet(config, specs=[...]) all architectures it shall read"
+            )
         stack = replace(stack, spec=runnable(stack.spec))
         spec, found = stack.spec, {}
         facts = group_facts(spec, stack.nodes.device)
@@ -197,9 +205,8 @@ class SpatialProbes(nn.Module):
         last = len(spec.groups) - 1
         logits = answer.reshape(*answer.shape[:2], spec.groups[last].size, -1).mean(-1)
         found[last] = self.output(logits.transpose(1, 2))
-        width = self.hidden.out_features
         parts = [
-            soft_root(found[i]) if i in found else stack.nodes.new_zeros(stack.size, group.size, width)
+            soft_root(found[i]) if i in found else stack.nodes.new_zeros(stack.size, group.size, self.width)
             for i, group in enumerate(spec.groups)
         ]
         return torch.cat(parts, 1)

@@ -28,6 +28,7 @@ class Sizes:
         position_grid: the same for the positions behind a flatten.
         traced: whether there are traced networks, which need no tables but a reader of their own.
         coordinates: numbers of inputs of the coordinate networks among them.
+        others: whether there are chains that are no coordinate networks.
     """
 
     inputs: int
@@ -36,6 +37,7 @@ class Sizes:
     position_grid: tuple[int, ...]
     traced: bool = False
     coordinates: tuple[int, ...] = ()
+    others: bool = True
 
     @staticmethod
     def of(specs: Iterable[NetSpec]) -> Sizes:
@@ -50,8 +52,9 @@ class Sizes:
         chains = tuple(s for s in specs if not isinstance(s, TracedSpec))
         inputs = max((s.groups[0].size for s in chains), default=1)
         outputs = max((s.groups[-1].size for s in chains), default=1)
-        ranks = tuple(sorted({coordinates(s) for s in chains} - {0}))
-        return Sizes(inputs, outputs, _grid(chains, "conv"), _grid(chains, "linear"), len(chains) < len(specs), ranks)
+        ranks = {coordinates(s) for s in chains}
+        grids = _grid(chains, "conv"), _grid(chains, "linear")
+        return Sizes(inputs, outputs, *grids, len(chains) < len(specs), tuple(sorted(ranks - {0})), 0 in ranks)
 
 
 def coordinates(spec: NetSpec) -> int:

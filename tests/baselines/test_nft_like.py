@@ -11,44 +11,15 @@ from baselines.weight_space import WeightSpace
 from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
-from graphnfn.testing import assert_batch_independent, assert_equivariant, assert_pure, equivariance_error, random_graph
+from graphnfn.testing import random_graph
 
-MLP, WIDER = mlp_spec([3, 8, 7, 2], "tanh"), mlp_spec([3, 5, 9, 6, 2], "tanh")
-CNN = small_cnn_spec([3, 4, 5, 6], 2, "relu")
-FAMILIES = {"mlp": [MLP], "cnn": [CNN], "mixed": [MLP, WIDER, CNN]}
-
-
-def networks(specs: list[NetSpec]) -> NeuralGraph:
-    parts = [g for i, s in enumerate(specs) for g in random_graph(s, seed=i, networks=3).to_data_list()]
-    return NeuralGraph.batch(parts[::2] + parts[1::2])
-
-
-def trained_on(specs: list[NetSpec], graph: NeuralGraph) -> NFTLike:
-    torch.manual_seed(0)
-    model = NFTLike(specs, 3, width=8).double()
-    model(graph)
-    return model.eval()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_permutations_change_nothing(family: str) -> None:
-    graph = networks(FAMILIES[family])
-    model = trained_on(FAMILIES[family], graph)
-    assert_equivariant(model, graph, symmetry="permutation", tol=1e-10)
-    assert_batch_independent(model, graph.to_data_list(), tol=1e-10)
-    assert_pure(model, graph)
-
-
-def test_signs_and_scales_change_the_result() -> None:
-    for spec in (MLP, mlp_spec([3, 8, 7, 2], "relu")):
-        graph = networks([spec])
-        assert equivariance_error(trained_on([spec], graph), graph, decades=2.0) > 1e-3
+MLP, CNN = mlp_spec([3, 8, 7, 2], "tanh"), small_cnn_spec([3, 4, 5, 6], 2, "relu")
 
 
 @pytest.mark.parametrize("axis", ["inputs", "outputs"])
 def test_inputs_and_outputs_are_told_apart(axis: str) -> None:
     """The layer alone would not; the encodings of places do."""
-    graph = networks([MLP])
+    graph = random_graph(MLP, networks=3)
     stack = graph.stacks()[0]
     first, *middle, last = stack.blocks
     first, last = (first.flip(2), last) if axis == "inputs" else (first, last.flip(1))
@@ -56,7 +27,10 @@ def test_inputs_and_outputs_are_told_apart(axis: str) -> None:
     if axis == "outputs":
         nodes[:, -2:] = nodes[:, -2:].flip(1)
     moved = NeuralGraph.from_stacks([type(stack)(stack.spec, nodes, (first, *middle, last))])
-    model = trained_on([MLP], graph)
+    torch.manual_seed(0)
+    model = NFTLike([MLP], 3, width=8).double()
+    model(graph)  # takes its statistics
+    model.eval()
     assert (model(moved) - model(graph)).abs().max() > 1e-3
 
 
@@ -79,15 +53,6 @@ def test_attention_is_the_published_one() -> None:
     assert (got.weights[0].std((2, 3)) > 1e-3).all()  # control: entries differ within a tensor
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_parameter_gets_a_finite_gradient(family: str) -> None:
-    graph = networks(FAMILIES[family])
-    model = trained_on(FAMILIES[family], graph)
-    model(graph).square().sum().backward()
-    for name, p in model.named_parameters():
-        assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0, name
-
-
 @pytest.mark.parametrize("frequencies", [0, 16])
 @pytest.mark.parametrize(("spec", "taps"), [(MLP, 1), (CNN, 9)])
 def test_parameters(spec: NetSpec, taps: int, frequencies: int) -> None:
@@ -107,16 +72,6 @@ def test_presets_can_be_built(preset: str) -> None:
     assert model.blocks[0].attention.qkv.in_features == 256  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    "other", [mlp_spec([4, 8, 2], "tanh"), mlp_spec([3, 8, 1], "tanh"), WIDER, small_cnn_spec([3, 4], 2, "relu")]
-)
-def test_other_networks_are_refused(other: NetSpec) -> None:
-    with pytest.raises(BaselineError, match="build the model with the specs"):
-        NFTLike([MLP], 1, width=8).double()(random_graph(other))
-
-
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(BaselineError, match="one model for each pair"):
-        NFTLike([MLP, mlp_spec([4, 8, 2], "tanh")], 1)
     with pytest.raises(BaselineError, match="that 3 heads can share; got 8"):
         NFTLike([MLP], 1, width=8, block=Sizes(heads=3))
