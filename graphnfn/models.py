@@ -56,7 +56,7 @@ class MetaNetConfig:
         rounds: how often the layers of ``layer`` are applied, each time with their own parameters.
         out: numbers predicted per network (head "invariant").
         layer: "native" evaluates the network on learned inputs and back, "gated" reads its weights,
-            "synchronous" is classical message passing, "combined" is native then gated: the best here,
+            "synchronous" is classical message passing, "combined" is native then gated,
             "probes" runs the networks on learned inputs and, where they take coordinates, on a lattice of points,
             "complete" is probes, then combined.
         head: "invariant" gives ``[networks, out]``, "edit" gives edited graphs, made from the layers' features;

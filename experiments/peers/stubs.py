@@ -21,8 +21,17 @@ STUBS = (
 )  # fmt: skip
 
 
-class Nothing:
-    """Takes the place of anything in a stubbed module."""
+class _Anything(type):
+    """Has every attribute, as modules that are reached through their package need it."""
+
+    def __getattr__(cls, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Nothing
+
+
+class Nothing(metaclass=_Anything):
+    """Takes the place of anything in a stubbed module, of classes to inherit from, too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
