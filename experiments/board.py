@@ -65,10 +65,11 @@ def document(boards: Mapping[str, Entry], stored: str = "") -> list[Part]:
 
 def _opening(cases: Sequence[Entry]) -> list[Part]:
     seeds = max(len(c["seeds"]) for c in cases)
+    spread = "one seed" if seeds == 1 else f"mean ± standard deviation over up to {seeds} seeds"
     return [
         Text(
             "How well metanetworks predict facts of networks that they have not seen, from the weights alone. Test "
-            f"networks only, mean ± standard deviation over up to {seeds} seeds; the epoch is chosen on the validation "
+            f"networks only, {spread}; the epoch is chosen on the validation "
             "networks. **Bold** are graphnfn's own models, *italic* ones trivial references."
         ),
         Text(
@@ -188,7 +189,7 @@ def _origin(boards: Mapping[str, Entry], stored: str) -> list[Part]:
     parts: list[Part] = [Heading("Where the numbers come from")]
     for name, board in boards.items():
         path = f"{stored}/{name}.json" if stored else "leaderboard.json"
-        commits = sorted({c["commit"] for c in board["cases"]})
+        commits = sorted({commit for c in board["cases"] for commit in c["commit"].split(", ")})
         text = f"[{path}]({path}): made by `{board['command']}`; commit {', '.join(commits)}."
         if board["search"] is not None:
             s = board["search"]

@@ -146,6 +146,17 @@ def test_a_case_is_shown_from_the_first_comparison_that_has_it(found: Entry) -> 
     assert "results/one.json" in text and "results/two.json" in text
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_one_seed_has_no_spread_and_every_commit_is_named_once(found: Entry) -> None:
+    one = copy.deepcopy(found)
+    for case, commit in zip(one["cases"], ("aaa", "aaa, bbb"), strict=True):
+        case["seeds"], case["commit"] = [0], commit
+    text = to_markdown(document({"one": one}, "results"))
+    assert "networks only, one seed;" in text and "standard deviation over up to" not in text
+    assert "commit aaa, bbb." in text
+    assert "standard deviation over up to 2 seeds" in to_markdown(document({"two": found}, "results"))
+
+
 def test_no_folder_of_the_machine_is_stored(found: Entry, tiny_zoo: Path, folder: Path) -> None:
     text = (folder / "leaderboard.json").read_text()
     assert str(tiny_zoo.parent) not in text and str(folder) not in text
