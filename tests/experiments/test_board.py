@@ -151,10 +151,10 @@ def test_one_seed_has_no_spread_and_every_commit_is_named_once(found: Entry) -> 
     one = copy.deepcopy(found)
     for case, commit in zip(one["cases"], ("aaa", "aaa, bbb"), strict=True):
         case["seeds"], case["commit"] = [0], commit
-    text = to_markdown(document({"one": one}, "results"))
+    text = to_markdown(document({"one": one}), "figures")
     assert "networks only, one seed;" in text and "standard deviation over up to" not in text
     assert "commit aaa, bbb." in text
-    assert "standard deviation over up to 2 seeds" in to_markdown(document({"two": found}, "results"))
+    assert "standard deviation over up to 2 seeds" in to_markdown(document({"two": found}, "results"), "figures")
 
 
 def test_no_folder_of_the_machine_is_stored(found: Entry, tiny_zoo: Path, folder: Path) -> None:
