@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphnfn.errors import SpecError
-from graphnfn.functional import run
+from graphnfn.nn.answers import answers
 from graphnfn.nn.probes import by_stack
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes, coordinates
@@ -52,8 +52,8 @@ class LatticeReader(nn.Module):
         conv, pool = _CONV[rank], _POOL[rank]
         entries = 2 * width * (SIDES[rank] // 4) ** rank
         self.layers = nn.Sequential(
-            conv(channels, width, 3, padding=1), nn.ReLU(), pool(2),
-            conv(width, 2 * width, 3, padding=1), nn.ReLU(), pool(2), nn.Flatten(),
+            conv(channels, width, 3, padding=1), pool(2), nn.ReLU(),  # the largest of all first: fewer numbers to cut
+            conv(width, 2 * width, 3, padding=1), pool(2), nn.ReLU(), nn.Flatten(),
             nn.Dropout(dropout), nn.Linear(entries, 4 * width), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(4 * width, out),
         )  # fmt: skip
@@ -132,8 +132,7 @@ class LatticeProbes(nn.Module):
         points = lattice(rank, side).to(stack.nodes)
         if self.training and self.jitter:
             points = self._jittered(points, stack.size)
-        answers = run(stack, points, per_network=points.dim() == 3)  # [B, N, outputs]
-        picture = answers.transpose(1, 2).unflatten(2, (side,) * rank)
+        picture = answers(stack, points, per_network=points.dim() == 3).unflatten(2, (side,) * rank)
         missing = self.outputs - picture.shape[1]
         return (
             torch.cat([picture, picture.new_zeros(stack.size, missing, *picture.shape[2:])], 1) if missing else picture
