@@ -2,8 +2,8 @@
 
 :func:`graphnfn.functional.run` goes through all networks layer by layer with PyTorch's operators, and its backward pass
 makes gradients of weights that nobody wants. Where there is a C compiler, ``csrc/answers.c`` goes through network by
-network, in cache, with a sample as a lane of a vector. It is an accelerator only: on other devices, for learned
-weights, large blocks and specs that :func:`~graphnfn.nn.course.course_of` does not know, ``run`` gives the same numbers.
+network, in cache, with a sample as a lane of a vector. It is an accelerator only: on other devices, for learned weights
+and large blocks, and for specs without a :func:`~graphnfn.nn.course.course_of`, ``run`` gives the same numbers.
 """
 
 from __future__ import annotations
@@ -104,23 +104,22 @@ class _Answers(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         samples, networks, vector = inputs.shape[int(per_network)], nodes.shape[0], 64 // inputs.element_size()
         lanes = -(-samples // vector) * vector
-        states = inputs.new_empty(networks * lanes * course.held if inputs.requires_grad else 0)
         answer = inputs.new_empty(networks, course.plan.sizes[-1], samples)
         seen = inputs.new_empty(networks, course.hidden if hidden else 0, 2, samples)
         given = (_in_lanes(inputs, per_network, lanes), nodes.contiguous(), *(b.contiguous() for b in blocks))
-        _call("answers_forward", course, given, states, (seen, answer), (None, None), None)
+        _call("answers_forward", course, given, (seen, answer), (None, None), None)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*given, states, seen, answer)
+        ctx.save_for_backward(*given, seen, answer)
         ctx.course, ctx.shape = course, inputs.shape
         return answer, seen
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_answer: Tensor | None, of_seen: Tensor | None) -> tuple[Any, ...]:
-        *given, states, seen, answer = ctx.saved_tensors
+        *given, seen, answer = ctx.saved_tensors
         grad = torch.zeros_like(given[0])
         grads = [None if g is None or not g.numel() else g.contiguous() for g in (of_seen, of_answer)]
-        _call("answers_adjoint", ctx.course, given, states, (seen, answer), grads, grad)
+        _call("answers_adjoint", ctx.course, given, (seen, answer), grads, grad)
         turned = grad[0, ..., : answer.shape[2]].permute(2, 1, 0).reshape(ctx.shape)
         return None, None, None, turned, *(None for _ in given[1:])
 
@@ -133,7 +132,7 @@ def _in_lanes(inputs: Tensor, per_network: bool, lanes: int) -> Tensor:
 
 
 def _call(
-    name: str, course: Course, given: Sequence[Tensor], states: Tensor, seen: Sequence[Tensor],
+    name: str, course: Course, given: Sequence[Tensor], seen: Sequence[Tensor],
     grads: Sequence[Tensor | None], input_grad: Tensor | None,
 ) -> None:  # fmt: skip
     """Write the structures of ``answers.c``, field by field, and call a function of the library.
@@ -142,7 +141,6 @@ def _call(
         name: of the function.
         course: of the spec.
         given: inputs in lanes, nodes and blocks, contiguous.
-        states: where activations are kept; empty: nowhere.
         seen: of hidden neurons (of none: not asked for), and answers.
         grads: of these.
         input_grad: to add to.
@@ -151,9 +149,7 @@ def _call(
     plan, size, (networks, count, fields) = course.plan, inputs.element_size(), nodes.shape
     samples, lanes, last = seen[1].shape[2], inputs.shape[3], len(course.places) - 1
     apart = inputs[0].numel() if inputs.shape[0] > 1 else 0
-    hold = lanes * course.held if states.numel() else 0
-    rows = [last + 1, len(blocks), samples, lanes, apart, hold]
-    rows += inputs.data_ptr(), states.data_ptr(), _at(input_grad)
+    rows = [last + 1, len(blocks), samples, lanes, apart, inputs.data_ptr(), _at(input_grad)]
     assert plan.rows is not None
     for i, (n, role, act, *_) in enumerate(plan.rows):
         kept, grad = seen[role == 2], grads[role == 2]

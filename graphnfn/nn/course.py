@@ -15,7 +15,6 @@ from graphnfn.nn.plan import Plan, plan_of
 from graphnfn.spec import Block, NetSpec
 
 _FOLDS = ("flatten", "global_avg_pool")
-_WAVES = (3, 4)
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,6 @@ class Course:
     entries: tuple[tuple[Tensor, ...], ...]
     factors: tuple[int, ...]
     hidden: int
-
-    @property
-    def held(self) -> int:
-        """Numbers per network and lane that the backward pass needs: activations, and the slopes of waves."""
-        assert self.plan.rows is not None
-        rows = list(zip(self.plan.rows, self.places, strict=True))[1:]
-        return sum((2 if row[2] in _WAVES else 1) * row[0] * places for row, places in rows)
 
 
 @lru_cache(maxsize=512)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphnfn.errors import SpecError
@@ -16,6 +17,9 @@ from graphnfn.stack import Stack
 SIDES = {1: 64, 2: 16, 3: 8}
 """Grid points per axis, by the number of axes."""
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""By dimensions of a batch of pictures: convolutions hand on the layout of their weights, and CPUs pool channels that
+lie side by side four times as fast."""
 _POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
@@ -59,7 +63,14 @@ class LatticeReader(nn.Module):
         )  # fmt: skip
 
     def forward(self, picture: Tensor) -> Tensor:
-        return self.layers(picture)
+        layout = _LAYOUT.get(picture.dim()) if picture.device.type == "cpu" else None
+        for layer in self.layers:
+            if layout is not None and isinstance(layer, (nn.Conv2d, nn.Conv3d)):
+                convolve = F.conv2d if isinstance(layer, nn.Conv2d) else F.conv3d
+                picture = convolve(picture, layer.weight.clone(memory_format=layout), layer.bias, padding=1)
+            else:
+                picture = layer(picture)
+        return picture
 
 
 class LatticeProbes(nn.Module):

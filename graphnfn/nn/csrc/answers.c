@@ -27,11 +27,11 @@ typedef struct {
 } Way;
 
 /* followed in memory by the groups, then the ways; inputs are [places, neurons, lanes], the same for all networks where
- * input_stride is 0; states has room for one network where hold is 0 */
+ * input_stride is 0 */
 typedef struct {
-    int64_t groups, ways, samples, lanes, input_stride, hold;
+    int64_t groups, ways, samples, lanes, input_stride;
     const REAL *inputs;
-    REAL *states, *input_grad;
+    REAL *input_grad;
 } Head;
 
 #define SUMS(R, H)                                                                                              \
@@ -132,82 +132,106 @@ static void look_adjoint(const Group *g, int64_t b, int64_t samples, int64_t d, 
 static int waves(const Group *g) { return g->act == SIN || g->act == COS; }
 static int64_t count_of(const Group *g, int64_t d) { return g->n * g->places * d; }
 
-/* where a network's states lie behind one another (at), those of waves followed by their slopes; room for scratch */
-static REAL *prepare(const Head *h, int64_t *at) {
-    const Group *group = (const Group *)(h + 1);
-    const Way *way = (const Way *)(group + h->groups);
+typedef struct {
+    const Head *head;
+    const Group *group;
+    const Way *way;
+    int64_t *at; /* where the states of groups lie behind one another, those of waves followed by their slopes */
+    REAL *states, *grads, *pack, *sums;
+    void *memory;
+} Run;
+
+static int prepare(const void *memory, int adjoint, Run *r) {
+    const Head *h = r->head = memory;
+    r->group = (const Group *)(h + 1);
+    r->way = (const Way *)(r->group + h->groups);
     int64_t most = 0, total = 0;
-    for (int64_t i = 1; i < h->groups; i++) {
-        at[i] = total;
-        total += (1 + waves(group + i)) * count_of(group + i, h->lanes);
-    }
+    for (int64_t i = 1; i < h->groups; i++) total += (1 + waves(r->group + i)) * count_of(r->group + i, h->lanes);
     for (int64_t l = 0; l < h->ways; l++) {
-        int64_t size = group[way[l].dst].n * group[way[l].src].n * way[l].taps;
+        int64_t size = r->group[r->way[l].dst].n * r->group[r->way[l].src].n * r->way[l].taps;
         if (size > most) most = size;
     }
-    at[h->groups] = most;
-    return malloc((total + most + 2 * h->lanes) * sizeof(REAL));
-}
-
-int answers_forward(void *memory, int64_t start, int64_t stop) {
-    const Head *h = memory;
-    const Group *group = (const Group *)(h + 1);
-    const Way *way = (const Way *)(group + h->groups);
-    int64_t d = h->lanes, at[h->groups + 1];
-    REAL *scratch = prepare(h, at);
-    if (!scratch) return 1;
-    REAL *pack = scratch + 2 * d, *own = pack + at[h->groups];
-    for (int64_t b = start; b < stop; b++) {
-        REAL *states = h->hold ? h->states + b * h->hold : own;
-        for (int64_t i = 1; i < h->groups; i++) {
-            const Group *g = group + i;
-            int64_t count = count_of(g, d);
-            REAL scale = waves(g) ? (REAL)g->scale : 1, *x = states + at[i];
-            for (int64_t s = 0, c = 0; s < g->places; s++)
-                for (int64_t r = 0; r < g->n; r++)
-                    for (int64_t k = 0; k < d; k++) x[c++] = scale * g->bias[b * g->bias_stride + r * g->bias_step];
-            for (int64_t l = 0; l < h->ways; l++) {
-                const Group *from = group + way[l].src;
-                if (way[l].dst != i) continue;
-                packed(way + l, g->n, from->n, b, scale * (REAL)way[l].factor, 0, pack);
-                const REAL *in = way[l].src ? states + at[way[l].src] : h->inputs + b * h->input_stride;
-                convolve(&way[l].ahead, g->places, g->n, from->n, pack, in, x, d);
-            }
-            activated(g->act, count, x, x + count);
-            if (g->seen) look(g, b, h->samples, d, x, scratch);
-        }
+    r->memory = malloc(h->groups * sizeof(int64_t) + ((1 + adjoint) * total + most + 2 * h->lanes) * sizeof(REAL));
+    if (!r->memory) return 1;
+    r->at = r->memory;
+    for (int64_t i = 1, at = 0; i < h->groups; i++) {
+        r->at[i] = at;
+        at += (1 + waves(r->group + i)) * count_of(r->group + i, h->lanes);
     }
-    free(scratch);
+    r->states = (REAL *)(r->at + h->groups), r->grads = r->states + total;
+    r->pack = r->grads + adjoint * total, r->sums = r->pack + most;
     return 0;
 }
 
-int answers_adjoint(void *memory, int64_t start, int64_t stop) {
-    const Head *h = memory;
-    const Group *group = (const Group *)(h + 1);
-    const Way *way = (const Way *)(group + h->groups);
-    int64_t d = h->lanes, at[h->groups + 1];
-    REAL *scratch = prepare(h, at);
-    if (!scratch) return 1;
-    REAL *pack = scratch + 2 * d, *grads = pack + at[h->groups];
-    for (int64_t b = start; b < stop; b++) {
-        const REAL *states = h->states + b * h->hold;
-        for (int64_t i = 1; i < h->groups; i++) {
-            if (group[i].seen_grad) look_adjoint(group + i, b, h->samples, d, states + at[i], grads + at[i], scratch);
-            else memset(grads + at[i], 0, count_of(group + i, d) * sizeof(REAL));
+/* the states of a network */
+static void ahead(const Run *r, int64_t b) {
+    const Head *h = r->head;
+    int64_t d = h->lanes;
+    for (int64_t i = 1; i < h->groups; i++) {
+        const Group *g = r->group + i;
+        REAL scale = waves(g) ? (REAL)g->scale : 1, *x = r->states + r->at[i], *z = x;
+        for (int64_t s = 0; s < g->places; s++)
+            for (int64_t j = 0; j < g->n; j++, z += d)
+                for (int64_t k = 0; k < d; k++) z[k] = scale * g->bias[b * g->bias_stride + j * g->bias_step];
+        for (int64_t l = 0; l < h->ways; l++) {
+            const Way *way = r->way + l;
+            if (way->dst != i) continue;
+            int64_t m = r->group[way->src].n;
+            packed(way, g->n, m, b, scale * (REAL)way->factor, 0, r->pack);
+            const REAL *in = way->src ? r->states + r->at[way->src] : h->inputs + b * h->input_stride;
+            convolve(&way->ahead, g->places, g->n, m, r->pack, in, x, d);
         }
-        for (int64_t i = h->groups - 1; i > 0; i--) {
-            const Group *g = group + i;
-            int64_t count = count_of(g, d);
-            sloped(g->act, count, states + at[i], states + at[i] + count, grads + at[i]);
-            for (int64_t l = 0; l < h->ways; l++) {
-                const Group *from = group + way[l].src;
-                if (way[l].dst != i) continue;
-                packed(way + l, g->n, from->n, b, (waves(g) ? (REAL)g->scale : 1) * (REAL)way[l].factor, 1, pack);
-                REAL *to = way[l].src ? grads + at[way[l].src] : h->input_grad;
-                convolve(&way[l].back, from->places, from->n, g->n, pack, grads + at[i], to, d);
-            }
+        activated(g->act, count_of(g, d), x, z);
+    }
+}
+
+/* the gradient of the inputs, from the states of a network */
+static void back(const Run *r, int64_t b) {
+    const Head *h = r->head;
+    int64_t d = h->lanes;
+    for (int64_t i = 1; i < h->groups; i++) {
+        REAL *dx = r->grads + r->at[i];
+        if (r->group[i].seen_grad) look_adjoint(r->group + i, b, h->samples, d, r->states + r->at[i], dx, r->sums);
+        else memset(dx, 0, count_of(r->group + i, d) * sizeof(REAL));
+    }
+    for (int64_t i = h->groups - 1; i > 0; i--) {
+        const Group *g = r->group + i;
+        const REAL *x = r->states + r->at[i];
+        REAL scale = waves(g) ? (REAL)g->scale : 1, *dz = r->grads + r->at[i];
+        sloped(g->act, count_of(g, d), x, x + count_of(g, d), dz);
+        for (int64_t l = 0; l < h->ways; l++) {
+            const Way *way = r->way + l;
+            if (way->dst != i) continue;
+            const Group *from = r->group + way->src;
+            packed(way, g->n, from->n, b, scale * (REAL)way->factor, 1, r->pack);
+            REAL *dx = way->src ? r->grads + r->at[way->src] : h->input_grad;
+            convolve(&way->back, from->places, from->n, g->n, r->pack, dz, dx, d);
         }
     }
-    free(scratch);
+}
+
+int answers_forward(const void *memory, int64_t start, int64_t stop) {
+    Run r;
+    if (prepare(memory, 0, &r)) return 1;
+    for (int64_t b = start; b < stop; b++) {
+        ahead(&r, b);
+        for (int64_t i = 1; i < r.head->groups; i++) {
+            const Group *g = r.group + i;
+            if (g->seen) look(g, b, r.head->samples, r.head->lanes, r.states + r.at[i], r.sums);
+        }
+    }
+    free(r.memory);
+    return 0;
+}
+
+/* Running a network once more takes less time than fetching its states from memory. */
+int answers_adjoint(const void *memory, int64_t start, int64_t stop) {
+    Run r;
+    if (prepare(memory, 1, &r)) return 1;
+    for (int64_t b = start; b < stop; b++) {
+        ahead(&r, b);
+        back(&r, b);
+    }
+    free(r.memory);
     return 0;
 }
