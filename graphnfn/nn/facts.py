@@ -59,6 +59,13 @@ def group_facts(spec: NetSpec, device: torch.device) -> tuple[GroupFacts, ...]:
     return tuple(facts)
 
 
+@lru_cache(maxsize=256)
+def hidden_signs(spec: NetSpec, device: torch.device) -> Tensor | bool:
+    """Whether the signs of hidden neurons are free, a mask ``[n, 1]`` over all of them or one answer."""
+    pairs = [pair for group in spec.groups if group.role == "hidden" for pair in group.per_neuron()]
+    return one_answer([bool(gauge & Gauge.SIGN) for _, gauge in pairs], device) if pairs else False
+
+
 def one_answer(values: list[bool], device: torch.device) -> Tensor | bool:
     """A mask ``[n, 1]``, or a plain bool where all agree, which spares the layers work."""
     return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)[:, None]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from graphnfn.nn.gates import gate
 from graphnfn.nn.state import PlaceTable, State
 from graphnfn.nn.taps import Sizes, TapTable
-from graphnfn.nn.typed import TypedLinear, even_mlp, soft_norm
+from graphnfn.nn.typed import TypedLinear, even_mlp
 from graphnfn.nn.wiring import Wiring
 from graphnfn.symmetry.charge import ACTIVATION, ADJOINT, ODD, WEIGHT
 
@@ -60,10 +61,12 @@ class GatedSweep(nn.Module):
                 continue
             m = wiring.pull(i, odd, self.odd_taps)
             mass = wiring.pull(i, even, self.even_taps, torch.abs)
-            response = level.turned(m) + level.turned_bias * self.offset
-            change, mixing, biasing = self.down(_cat(e, mass, level.even(response))).chunk(3, -1)
-            even.append(e + change)
-            odd.append(soft_norm(level.turned(self.mix_down(m)) * (1 + mixing) + level.turned_bias * biasing))
+            response = torch.addcmul(level.turned(m), level.turned_bias, self.offset)
+            typed = level.turned(self.mix_down(m)), level.turned_bias
+            changed, sent = gate(self.down, level, e, mass, response, typed)
+            assert sent is not None
+            even.append(changed)
+            odd.append(sent)
             arrived.append(m)
         return even, odd, arrived
 
@@ -77,13 +80,9 @@ class GatedSweep(nn.Module):
                 continue
             r = wiring.push(i, back, self.odd_taps)
             mass = wiring.push(i, even, self.even_taps, torch.abs)
-            change, mixing, keeping = self.up(_cat(e, mass, level.even(r + o * self.meet))).chunk(3, -1)
-            even[i] = e + change
-            if level.role == "input":
-                continue  # nothing lies behind it
-            back[i] = soft_norm(level.turned(self.mix_up(r)) * (1 + mixing) + self.keep(arrived[i]) * keeping)
+            behind = level.role != "input"  # nothing lies behind inputs
+            typed = (level.turned(self.mix_up(r)), self.keep(arrived[i])) if behind else None
+            even[i], sent = gate(self.up, level, e, mass, torch.addcmul(r, o, self.meet), typed)
+            if sent is not None:
+                back[i] = sent
         return State(even, state.odd)
-
-
-def _cat(*parts: Tensor) -> Tensor:
-    return torch.cat(torch.broadcast_tensors(*parts), -1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphnfn.errors import SpecError
-from graphnfn.functional import run
+from graphnfn.nn.answers import answers
 from graphnfn.nn.probes import by_stack
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes, coordinates
@@ -16,6 +17,9 @@ from graphnfn.stack import Stack
 SIDES = {1: 64, 2: 16, 3: 8}
 """Grid points per axis, by the number of axes."""
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""By dimensions of a batch of pictures: convolutions hand on the layout of their weights, and CPUs pool channels that
+lie side by side four times as fast."""
 _POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
@@ -52,14 +56,21 @@ class LatticeReader(nn.Module):
         conv, pool = _CONV[rank], _POOL[rank]
         entries = 2 * width * (SIDES[rank] // 4) ** rank
         self.layers = nn.Sequential(
-            conv(channels, width, 3, padding=1), nn.ReLU(), pool(2),
-            conv(width, 2 * width, 3, padding=1), nn.ReLU(), pool(2), nn.Flatten(),
+            conv(channels, width, 3, padding=1), pool(2), nn.ReLU(),  # the largest of all first: fewer numbers to cut
+            conv(width, 2 * width, 3, padding=1), pool(2), nn.ReLU(), nn.Flatten(),
             nn.Dropout(dropout), nn.Linear(entries, 4 * width), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(4 * width, out),
         )  # fmt: skip
 
     def forward(self, picture: Tensor) -> Tensor:
-        return self.layers(picture)
+        layout = _LAYOUT.get(picture.dim()) if picture.device.type == "cpu" else None
+        for layer in self.layers:
+            if layout is not None and isinstance(layer, (nn.Conv2d, nn.Conv3d)):
+                convolve = F.conv2d if isinstance(layer, nn.Conv2d) else F.conv3d
+                picture = convolve(picture, layer.weight.clone(memory_format=layout), layer.bias, padding=1)
+            else:
+                picture = layer(picture)
+        return picture
 
 
 class LatticeProbes(nn.Module):
@@ -132,8 +143,7 @@ class LatticeProbes(nn.Module):
         points = lattice(rank, side).to(stack.nodes)
         if self.training and self.jitter:
             points = self._jittered(points, stack.size)
-        answers = run(stack, points, per_network=points.dim() == 3)  # [B, N, outputs]
-        picture = answers.transpose(1, 2).unflatten(2, (side,) * rank)
+        picture = answers(stack, points, per_network=points.dim() == 3).unflatten(2, (side,) * rank)
         missing = self.outputs - picture.shape[1]
         return (
             torch.cat([picture, picture.new_zeros(stack.size, missing, *picture.shape[2:])], 1) if missing else picture

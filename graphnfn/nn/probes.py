@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphnfn.errors import SpecError
-from graphnfn.functional import run
-from graphnfn.nn.facts import group_facts
+from graphnfn.nn.answers import activity
+from graphnfn.nn.facts import hidden_signs
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.nn.typed import soft_root
@@ -189,33 +189,18 @@ class SpatialProbes(nn.Module):
                 "GraphMetaNet(config, specs=[...]) all architectures it shall read"
             )
         stack = replace(stack, spec=runnable(stack.spec))
-        spec, found = stack.spec, {}
-        facts = group_facts(spec, stack.nodes.device)
-
-        def record(i: int, h: Tensor) -> Tensor:
-            flat = h.flatten(3) if h.dim() > 3 else h[..., None]  # [P, B, n, positions]
-            mean, square = flat.mean(-1), (flat**2).mean(-1)
-            signed = facts[i].signed
-            rows = signed[:, 0] if isinstance(signed, Tensor) else torch.tensor(signed, device=h.device)
-            mean = torch.where(rows, mean.abs(), mean)
-            found[i] = self.hidden(torch.cat([mean, _root(square)]).permute(1, 2, 0))
-            return h
-
-        answer = run(stack, self.images(spec), hidden=record)  # [B, P, outputs, *positions]
-        last = len(spec.groups) - 1
-        logits = answer.reshape(*answer.shape[:2], spec.groups[last].size, -1).mean(-1)
-        found[last] = self.output(logits.transpose(1, 2))
+        spec = stack.spec
+        answer, seen = activity(stack, self.images(spec))
+        signed = hidden_signs(spec, seen.device)
+        if signed is not False:  # the roots are even as they are
+            seen = seen.abs() if signed is True else torch.where(signed[:, :, None], seen.abs(), seen)
+        sizes = [group.size for group in spec.groups if group.role == "hidden"]
+        hidden = iter(soft_root(self.hidden(seen.flatten(2))).split(sizes, 1)) if sizes else iter(())
         parts = [
-            soft_root(found[i]) if i in found else stack.nodes.new_zeros(stack.size, group.size, self.width)
-            for i, group in enumerate(spec.groups)
+            next(hidden) if group.role == "hidden" else stack.nodes.new_zeros(stack.size, group.size, self.width)
+            for group in spec.groups[:-1]
         ]
-        return torch.cat(parts, 1)
-
-
-def _root(square: Tensor) -> Tensor:
-    """A square root whose gradient at 0, where a channel is silent, is 0."""
-    silent = square == 0
-    return torch.where(silent, 0.0, torch.sqrt(torch.where(silent, 1.0, square)))
+        return torch.cat([*parts, soft_root(self.output(answer))], 1)
 
 
 def by_stack(state: State, wiring: Wiring, features: Callable[[Stack], Tensor]) -> State:

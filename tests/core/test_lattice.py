@@ -11,7 +11,7 @@ from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.errors import SpecError
 from graphnfn.functional import run
 from graphnfn.nn.blocks import BlockWiring
-from graphnfn.nn.lattice import SIDES, LatticeProbes, lattice
+from graphnfn.nn.lattice import SIDES, LatticeProbes, LatticeReader, lattice
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes
 from graphnfn.spec import NetSpec
@@ -49,6 +49,21 @@ def test_the_reader_sees_the_picture_of_the_network(rank: int) -> None:
     even = layer(start(spec, 2), BlockWiring(graph.stacks()[0])).even
     torch.testing.assert_close(even[-1], z)
     assert even[-1].any() and not any(e.any() for e in even[:-1])
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_the_layout_of_a_reader_changes_no_number(rank: int) -> None:
+    """Against convolution, ReLU and pooling in their usual order and layout, with gradients."""
+    torch.manual_seed(0)
+    reader = LatticeReader(rank, 2, 5, width=4).double()
+    layers = reader.layers
+    usual = torch.nn.Sequential(*(layers[i] for i in (0, 2, 1, 3, 5, 4, *range(6, len(layers)))))
+    picture = torch.randn(3, 2, *[SIDES[rank]] * rank, dtype=torch.float64, requires_grad=True)
+    wanted = [picture, *reader.parameters()]
+    seen, expected = reader(picture), usual(picture)
+    torch.testing.assert_close(seen, expected)
+    for a, b in zip(*(torch.autograd.grad(t.square().sum(), wanted) for t in (seen, expected)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_other_networks_are_left_alone() -> None:

@@ -3,6 +3,8 @@
 #pragma once
 #include "small.h"
 
+enum { IDENTITY, RELU, TANH, SIN, COS };
+
 /* sin and cos of z; z becomes the slope (of sin or cos), x the value */
 static inline void wave(int64_t count, REAL *restrict z, REAL *restrict x, int cosine) {
     if (sizeof(REAL) == 8) {

@@ -6,7 +6,6 @@
 #include "neurons.h"
 
 enum { INPUT, HIDDEN, OUTPUT };
-enum { IDENTITY, RELU, TANH, SIN, COS };
 
 /* bias_stride and bias_step also hold for bias_grad; where no buffers are given for kept, back and root, they are made
  * for one network, and hold, by which they advance from network to network, becomes 0 */
