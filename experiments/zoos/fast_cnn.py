@@ -56,7 +56,7 @@ def cnns_at_once(spec: NetSpec, images: int) -> int:
         >>> cnns_at_once(small_cnn_spec([1, 16, 16, 16], 10, "relu", input_shape=(1, 8, 8)), 32)
         10
     """
-    maps = _map_shapes(spec)
+    maps = map_shapes(spec)
     sizes = [math.prod(shape) for shape in maps]
     patches = [b.num_taps * b.sizes[1] * math.prod(shape[1:]) for b, shape in zip(spec.blocks, maps[1:], strict=False)]
     return max(2, _BYTES // (4 * images * (2 * sum(sizes) + sum(patches)) + 16 * spec.num_params))
@@ -87,7 +87,7 @@ class PlainCNNs:
     def __init__(self, spec: NetSpec, theta: Tensor, images: int) -> None:
         assert is_plain_cnn(spec)
         k = len(theta)
-        shapes = [(k, *shape, images) for shape in _map_shapes(spec)]
+        shapes = [(k, *shape, images) for shape in map_shapes(spec)]
         self._maps = [theta.new_empty(shape) for shape in shapes]  # h, on the way back d
         self.inputs = self._maps[0]
         """To be filled, ``[k, channels, height, width, images]``."""
@@ -233,7 +233,7 @@ def _taps(h: Tensor, tap: tuple[int, int], strides: Sequence[int], apart: Sequen
     return h[:, :, y, x]
 
 
-def _map_shapes(spec: NetSpec) -> list[tuple[int, ...]]:
+def map_shapes(spec: NetSpec) -> list[tuple[int, ...]]:
     """Of the inputs and behind every convolution, ``(channels, height, width)``."""
     shapes = [input_shape(spec)]
     for block in spec.blocks[:-1]:
