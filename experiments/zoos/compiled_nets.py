@@ -1,7 +1,7 @@
 """The gradients of :mod:`~experiments.zoos.fast_mlp` and :mod:`~experiments.zoos.fast_cnn` in C (``csrc``).
 
 PyTorch's operators go through memory once per operation; here one network at a time stays in the cache from its
-inputs to its gradient. It is an accelerator only: without a compiler the same numbers come from there, up to rounding.
+inputs to its gradient.
 """
 
 from __future__ import annotations
@@ -9,69 +9,40 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.zoos.compiled import INT, REAL, call, fields
 from experiments.zoos.fast_cnn import map_shapes
 from experiments.zoos.images import Images
-from graphnfn.nn.library import TYPES, library
 from graphnfn.spec import NetSpec
 
-_FOLDER = Path(__file__).with_name("csrc")
 _KINDS = {"identity": 0, "relu": 0, "tanh": 1, "sin": 2}
 """As in ``products.h``; nothing is done to the outputs of the last layer."""
-_INT, _REAL = ctypes.c_int64, ctypes.c_double
-
-
-def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
-    return [(name, kind) for name in names.split()]
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [*_fields(_INT, "inputs outputs kind weight bias"), ("omega", _REAL)]
+    _fields_ = [*fields(INT, "inputs outputs kind weight bias"), ("omega", REAL)]
 
 
 class _MLPTask(ctypes.Structure):
-    _fields_ = _fields(_INT, "layers samples columns layer inputs targets theta grad losses")
+    _fields_ = fields(INT, "layers samples columns layer inputs targets theta grad losses")
 
 
 class _Conv(ctypes.Structure):
     _fields_ = [
-        *_fields(_INT, "inputs outputs kind weight bias"),
-        *_fields(_INT * 2, "taps stride dilation before after"),
+        *fields(INT, "inputs outputs kind weight bias"),
+        *fields(INT * 2, "taps stride dilation before after"),
     ]
 
 
 class _CNNTask(ctypes.Structure):
     _fields_ = [
-        *_fields(_INT, "layers images columns classes weight bias conv pixels"),
-        *_fields(_REAL, "mean deviation"),
-        *_fields(_INT, "chosen labels masks theta logits grad"),
+        *fields(INT, "layers images columns classes weight bias conv pixels"),
+        *fields(REAL, "mean deviation"),
+        *fields(INT, "chosen labels masks theta logits grad"),
     ]
-
-
-def can_compile(like: Tensor) -> bool:
-    """Whether there are compiled functions for such numbers here.
-
-    Example:
-        >>> can_compile(torch.ones(1, dtype=torch.int64))
-        False
-    """
-    return like.dtype in TYPES and like.device.type == "cpu" and library(like.dtype, _FOLDER) is not None
-
-
-def _function(name: str, like: Tensor) -> Any:
-    function = getattr(library(like.dtype, _FOLDER), name)
-    function.argtypes = [ctypes.c_void_p, _INT]
-    return function
-
-
-def _call(function: Any, task: ctypes.Structure, networks: int) -> None:
-    if function(ctypes.addressof(task), networks):
-        raise MemoryError("no memory for the scratch space of a network")
 
 
 class CompiledMLPs:
@@ -93,7 +64,6 @@ class CompiledMLPs:
             self._layers[i] = _Layer(count, outputs, kind, places[block.param], places[bias.param], omegas[-1])
         self._theta, self._inputs = theta, inputs.T.contiguous()
         self._grad, self._losses = torch.zeros_like(theta), theta.new_empty(len(theta))
-        self._run = _function("mlp_squares", theta)
         heads = (len(self._layers), len(inputs), theta.stride(0), ctypes.addressof(self._layers))
         ours = [t.data_ptr() for t in (theta, self._grad, self._losses)]
         self._task = _MLPTask(*heads, self._inputs.data_ptr(), 0, *ours)
@@ -107,7 +77,7 @@ class CompiledMLPs:
         """d :meth:`squares` / d theta, of the shape of theta; valid until the next call."""
         assert targets.is_contiguous() and targets.dtype == self._theta.dtype
         self._task.targets = targets.data_ptr()
-        _call(self._run, self._task, len(self._theta))
+        call("mlp_squares", self._task, self._theta, len(self._theta))
         return self._grad
 
 
@@ -128,7 +98,7 @@ class CompiledCNNs:
             assert block.conv is not None
             head = (*reversed(block.sizes[:2]), _KINDS[spec.groups[i + 1].activations[0].name])
             facts = (block.taps, block.conv.stride, block.conv.dilation, maps[i][1:], maps[i + 1][1:])
-            pairs = [(_INT * 2)(*pair) for pair in facts]
+            pairs = [(INT * 2)(*pair) for pair in facts]
             self._convs[i] = _Conv(*head, places[block.param], places[bias.param], *pairs)
         self._theta, self._pixels, self._count = theta, data.images.to(theta.dtype).contiguous(), count
         self._grad, self._classes = torch.zeros_like(theta), spec.groups[-1].size
@@ -136,7 +106,7 @@ class CompiledCNNs:
         heads = (len(self._convs), count, theta.stride(0), self._classes, *dense)
         pointers = ctypes.addressof(self._convs), self._pixels.data_ptr()
         moments = [float(m) for m in data.moments]
-        self._task, self._run = _CNNTask(*heads, *pointers, *moments), _function("cnn_run", theta)
+        self._task = _CNNTask(*heads, *pointers, *moments)
         self._task.theta = theta.data_ptr()
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -162,9 +132,9 @@ class CompiledCNNs:
     def _see(self, rows: Tensor, masks: Sequence[Tensor]) -> None:
         rows, masks = rows.contiguous(), [m.contiguous() for m in masks]
         assert rows.shape == (len(self._theta), self._count) and all(m.dtype == self._theta.dtype for m in masks)
-        pointers = (_INT * len(masks))(*(m.data_ptr() for m in masks))
+        pointers = (INT * len(masks))(*(m.data_ptr() for m in masks))
         self._task.chosen, self._task.masks = rows.data_ptr(), ctypes.addressof(pointers) if masks else 0
-        _call(self._run, self._task, len(self._theta))
+        call("cnn_run", self._task, self._theta, len(self._theta))
 
 
 def _places(spec: NetSpec) -> dict[str, int]:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.zoos.compiled_nets import CompiledCNNs, can_compile
+from experiments.zoos.compiled import can_compile
+from experiments.zoos.compiled_nets import CompiledCNNs
 from experiments.zoos.fast_cnn import PlainCNNs, cnns_at_once
 from experiments.zoos.fleet import aligned, descend, flatten, in_company, pieces
 from experiments.zoos.images import Images

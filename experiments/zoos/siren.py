@@ -13,7 +13,8 @@ from torch import Tensor
 
 from experiments.zoos.builder import Builder
 from experiments.zoos.chunks import Chunk
-from experiments.zoos.compiled_nets import CompiledMLPs, can_compile
+from experiments.zoos.compiled import can_compile
+from experiments.zoos.compiled_nets import CompiledMLPs
 from experiments.zoos.draws import network_generator, split_name
 from experiments.zoos.fast_mlp import PlainMLPs, mlps_at_once
 from experiments.zoos.fleet import aligned, descend, flatten, in_company, pieces, unflatten

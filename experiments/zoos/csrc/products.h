@@ -61,6 +61,18 @@ typedef struct {
 #define HALF(v, a) __builtin_shufflevector(v, v, a, a + 1, a + 2, a + 3, a + 4, a + 5, a + 6, a + 7)
 #define QUARTER(v, a) __builtin_shufflevector(v, v, a, a + 1, a + 2, a + 3)
 #endif
+#define LOW(j, n) ((j) & (n) ? LANES + (j) - (n) : (j))
+#define HIGH(j, n) ((j) & (n) ? LANES + (j) : (j) + (n))
+#define EIGHT(F, j, n) F(j, n), F(j + 1, n), F(j + 2, n), F(j + 3, n), F(j + 4, n), F(j + 5, n), F(j + 6, n), F(j + 7, n)
+#ifdef WIDE
+#define EACH(F, n) EIGHT(F, 0, n)
+#else
+#define EACH(F, n) EIGHT(F, 0, n), EIGHT(F, 8, n)
+#endif
+/* every other block of n numbers is exchanged between two vectors */
+#define LOWER(a, b, n) __builtin_shufflevector(a, b, EACH(LOW, n))
+#define UPPER(a, b, n) __builtin_shufflevector(a, b, EACH(HIGH, n))
+
 typedef REAL half __attribute__((vector_size(32)));
 typedef REAL quarter __attribute__((vector_size(16)));
 
@@ -74,11 +86,29 @@ static inline REAL total(vec v) {
 #endif
 }
 
+/* sums of count vectors; those of eight together: halves are exchanged and added */
+static inline void totals(int count, const vec *v, REAL *out, int64_t apart) {
+    if (count != 8) {
+        for (int i = 0; i < count; i++) out[i * apart] = total(v[i]);
+        return;
+    }
+    vec w[4];
+    for (int i = 0; i < 4; i++) w[i] = LOWER(v[2 * i], v[2 * i + 1], 1) + UPPER(v[2 * i], v[2 * i + 1], 1);
+    for (int i = 0; i < 2; i++) w[i] = LOWER(w[2 * i], w[2 * i + 1], 2) + UPPER(w[2 * i], w[2 * i + 1], 2);
+    w[0] = LOWER(w[0], w[1], 4) + UPPER(w[0], w[1], 4);
+#ifdef WIDE
+    vec all = w[0];
+#else
+    half all = HALF(w[0], 0) + HALF(w[0], 8);
+#endif
+    for (int i = 0; i < 8; i++) out[i * apart] = all[i];
+}
+
 #define DOT_TILE(R, C)                                                                          \
     do {                                                                                        \
-        vec s[R][C];                                                                            \
+        vec s[C][R];                                                                            \
         for (int r = 0; r < R; r++)                                                             \
-            for (int c = 0; c < C; c++) s[r][c] = (vec){0};                                     \
+            for (int c = 0; c < C; c++) s[c][r] = (vec){0};                                     \
         const REAL *q = d + i * apart;                                                          \
         for (int64_t y = 0; y < walk.down; y++)                                                 \
             for (int64_t z = 0; z < walk.across; z++) {                                         \
@@ -88,12 +118,11 @@ static inline REAL total(vec v) {
                     for (int c = 0; c < C; c++) v[c] = *(const vec *)(p + at[k + c] + t);       \
                     for (int r = 0; r < R; r++) {                                               \
                         vec u = *(const vec *)(q + r * apart);                                  \
-                        for (int c = 0; c < C; c++) s[r][c] += u * v[c];                        \
+                        for (int c = 0; c < C; c++) s[c][r] += u * v[c];                        \
                     }                                                                           \
                 }                                                                               \
             }                                                                                   \
-        for (int r = 0; r < R; r++)                                                             \
-            for (int c = 0; c < C; c++) out[(i + r) * count + k + c] = total(s[r][c]);          \
+        for (int c = 0; c < C; c++) totals(R, s[c], out + i * count + k + c, count);            \
     } while (0)
 
 #define DOT_ROWS(R)                                          \
@@ -123,20 +152,12 @@ static inline void sums(int64_t rows, const REAL *d, int64_t apart, int64_t alon
     }
 }
 
-#define LOW(j, n) ((j) & (n) ? LANES + (j) - (n) : (j))
-#define HIGH(j, n) ((j) & (n) ? LANES + (j) : (j) + (n))
-#define EIGHT(F, j, n) F(j, n), F(j + 1, n), F(j + 2, n), F(j + 3, n), F(j + 4, n), F(j + 5, n), F(j + 6, n), F(j + 7, n)
-#ifdef WIDE
-#define EACH(F, n) EIGHT(F, 0, n)
-#else
-#define EACH(F, n) EIGHT(F, 0, n), EIGHT(F, 8, n)
-#endif
-#define EXCHANGE(n)                                                       \
-    for (int i = 0; i < LANES; i++)                                       \
-        if (!(i & (n))) {                                                 \
-            vec a = v[i], b = v[i + (n)];                                 \
-            v[i] = __builtin_shufflevector(a, b, EACH(LOW, n));           \
-            v[i + (n)] = __builtin_shufflevector(a, b, EACH(HIGH, n));    \
+#define EXCHANGE(n)                             \
+    for (int i = 0; i < LANES; i++)             \
+        if (!(i & (n))) {                       \
+            vec a = v[i], b = v[i + (n)];       \
+            v[i] = LOWER(a, b, n);              \
+            v[i + (n)] = UPPER(a, b, n);        \
         }
 
 /* a square of as many vectors as they have numbers */
@@ -181,8 +202,13 @@ static inline void near_wave(vec t, vec *sine, vec *cosine) {
 
 static inline void waves(int64_t rows, int64_t count, REAL *z, REAL *x, int64_t apart) {
 #ifndef WIDE
-    int far = 0;
-    for (int64_t t = 0; t < rows * count; t++) far |= !(fabsf(z[t]) < 1000.0f);
+    int32_t most = 0; /* bits without the sign: they are sorted as the numbers are, NaN behind all */
+    for (int64_t t = 0; t < rows * count; t++) {
+        union { float f; int32_t i; } bits = {z[t]};
+        int32_t size = bits.i & 0x7fffffff;
+        most = size > most ? size : most;
+    }
+    int far = most >= 0x447a0000; /* 1000 */
     for (int64_t i = 0; i < rows && !far; i++, x += apart)
         for (int64_t t = 0; t < count; t += LANES, z += LANES) near_wave(*(vec *)z, (vec *)(x + t), (vec *)z);
     if (!far) return;
