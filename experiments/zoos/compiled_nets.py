@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from experiments.zoos.compiled import INT, REAL, call, fields
-from experiments.zoos.fast_cnn import map_shapes
+from experiments.zoos.fast_cnn import Dropout, map_shapes
 from experiments.zoos.images import Images
 from graphnfn.spec import NetSpec
 
@@ -39,9 +38,9 @@ class _Conv(ctypes.Structure):
 
 class _CNNTask(ctypes.Structure):
     _fields_ = [
-        *fields(INT, "layers images columns classes weight bias conv pixels"),
+        *fields(INT, "layers images columns classes draws_apart weight bias conv pixels"),
         *fields(REAL, "mean deviation"),
-        *fields(INT, "chosen labels masks theta logits grad"),
+        *fields(INT, "chosen labels draws drops theta logits grad"),
     ]
 
 
@@ -103,7 +102,8 @@ class CompiledCNNs:
         self._theta, self._pixels, self._count = theta, data.images.to(theta.dtype).contiguous(), count
         self._grad, self._classes = torch.zeros_like(theta), spec.groups[-1].size
         dense = places[spec.blocks[-1].param], places[spec.node_params[-1].param]
-        heads = (len(self._convs), count, theta.stride(0), self._classes, *dense)
+        draws = count * sum(g.size for g in spec.groups[1:-1])
+        heads = (len(self._convs), count, theta.stride(0), self._classes, draws, *dense)
         pointers = ctypes.addressof(self._convs), self._pixels.data_ptr()
         moments = [float(m) for m in data.moments]
         self._task = _CNNTask(*heads, *pointers, *moments)
@@ -113,27 +113,27 @@ class CompiledCNNs:
         """Logits of the networks for images ``[k, count]``, ``[k, classes, count]``."""
         out = self._theta.new_empty(len(self._theta), self._classes, self._count)
         self._task.logits, self._task.grad = out.data_ptr(), 0
-        self._see(rows, ())
+        self._see(rows, None)
         return out
 
-    def gradient(self, rows: Tensor, labels: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
+    def gradient(self, rows: Tensor, labels: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Gradient of the mean cross entropy, of the shape of theta; valid until the next call.
 
         Args:
             rows: numbers of images, ``[k, count]``.
             labels: their classes.
-            masks: one factor ``[k, channels, count]`` for every convolution's activations, or none.
+            dropout: of the convolutions' activations, none without it.
         """
         labels = labels.contiguous()
         self._task.labels, self._task.grad = labels.data_ptr(), self._grad.data_ptr()
-        self._see(rows, masks)
+        self._see(rows, dropout)
         return self._grad
 
-    def _see(self, rows: Tensor, masks: Sequence[Tensor]) -> None:
-        rows, masks = rows.contiguous(), [m.contiguous() for m in masks]
-        assert rows.shape == (len(self._theta), self._count) and all(m.dtype == self._theta.dtype for m in masks)
-        pointers = (INT * len(masks))(*(m.data_ptr() for m in masks))
-        self._task.chosen, self._task.masks = rows.data_ptr(), ctypes.addressof(pointers) if masks else 0
+    def _see(self, rows: Tensor, dropout: Dropout | None) -> None:
+        rows, tensors = rows.contiguous(), [t.to(self._theta.dtype).contiguous() for t in dropout or ()]
+        assert rows.shape == (len(self._theta), self._count)
+        self._task.draws, self._task.drops = [t.data_ptr() for t in tensors] or [0, 0]
+        self._task.chosen = rows.data_ptr()
         call("cnn_run", self._task, self._theta, len(self._theta))
 
 

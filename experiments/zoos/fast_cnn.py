@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,32 @@ _ACTIVATIONS = ("relu", "tanh")
 _BYTES = 8_000_000
 """Of maps and patches: fewer networks share the cost of calling an operation, more leave the cache."""
 _Pair = tuple[Tensor, Tensor]
+
 _POOL = (SpatialOp("global_avg_pool"),)
+
+
+class Dropout(NamedTuple):
+    """Channels of an image are set to zero where what is drawn for them is below a share, the others grow.
+
+    Args:
+        draws: from [0, 1), ``[k, sum of images * channels]``, ``[images, channels]`` of every convolution in turn.
+        share: per network.
+    """
+
+    draws: Tensor
+    share: Tensor
+
+    def masks(self, sizes: Sequence[int], images: int) -> list[Tensor]:
+        """One factor of mean 1 per convolution, ``[k, channels, images]``, for numbers of channels.
+
+        Example:
+            >>> Dropout(torch.tensor([[0.1, 0.6]]), torch.tensor([0.5])).masks([2], 1)
+            [tensor([[[0.],
+                     [2.]]])]
+        """
+        share = self.share[:, None]
+        parts = ((self.draws >= share) / (1 - share)).split([images * n for n in sizes], 1)
+        return [m.unflatten(1, (images, n)).transpose(1, 2).contiguous() for m, n in zip(parts, sizes, strict=True)]
 
 
 def is_plain_cnn(spec: NetSpec) -> bool:

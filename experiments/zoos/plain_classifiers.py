@@ -10,7 +10,7 @@ from torch import Tensor
 
 from experiments.zoos.compiled import can_compile
 from experiments.zoos.compiled_nets import CompiledCNNs
-from experiments.zoos.fast_cnn import PlainCNNs, cnns_at_once
+from experiments.zoos.fast_cnn import Dropout, PlainCNNs, cnns_at_once
 from experiments.zoos.fleet import aligned, descend, flatten, in_company, pieces
 from experiments.zoos.images import Images
 from experiments.zoos.members import Member, optimiser_of
@@ -18,7 +18,7 @@ from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 
 _EVALUATE_AT_ONCE = 64
-_MASKS_AHEAD = 8
+_DRAWN_AHEAD = 8
 """Steps whose dropout is drawn at once."""
 
 
@@ -72,23 +72,23 @@ class PlainClassifiers:
     """
 
     def __init__(self, spec: NetSpec, theta: Tensor, data: Images, count: int) -> None:
-        self._cnns, self._data = PlainCNNs(spec, theta, count), data
+        self._cnns, self._data, self._sizes = PlainCNNs(spec, theta, count), data, [g.size for g in spec.groups[1:-1]]
 
-    def logits(self, rows: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
+    def logits(self, rows: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Logits of the networks for images ``[k, count]``, ``[k, classes, count]``; valid until the next call."""
         self._data.fill(self._cnns.inputs, rows)
-        return self._cnns.logits(masks)
+        return self._cnns.logits(dropout.masks(self._sizes, rows.shape[1]) if dropout else ())
 
-    def gradient(self, rows: Tensor, labels: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
+    def gradient(self, rows: Tensor, labels: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Gradient of the mean cross entropy, of the shape of theta; valid until the next call.
 
         Args:
             rows: numbers of images, ``[k, count]``.
             labels: their classes.
-            masks: one factor ``[k, channels, count]`` for every convolution's activations, or none.
+            dropout: of the convolutions' activations, none without it.
         """
         labels = labels[:, None]
-        cotangent = torch.softmax(self.logits(rows, masks), 1)
+        cotangent = torch.softmax(self.logits(rows, dropout), 1)
         cotangent.scatter_add_(1, labels, cotangent.new_full((1, 1, 1), -1.0).expand_as(labels))
         return self._cnns.gradient(cotangent.div_(rows.shape[1]))
 
@@ -112,30 +112,24 @@ class _Gradient:
         images = [torch.cat([m.images, m.images[-1:].expand(steps - len(m.images), -1)]) for m in members]
         self._images = torch.stack(images, 1)
         self._labels = data.labels[self._images]
+        self._share = torch.tensor([m.plan.dropout for m in members])
+        self._sizes = [g.size for g in spec.groups[1:-1]]
         self._cnns: PlainClassifiers | CompiledCNNs | None = None
         self._count = 0
-        self._masks: list[list[Tensor]] = []
 
     def __call__(self, theta: Tensor, step: int) -> Tensor:
         if self._cnns is None or len(theta) != self._count:
-            self._cnns, self._count, self._masks = (
-                _classifiers(self._spec, theta, self._data, self._images.shape[2]),
-                len(theta),
-                [[m[: len(theta)] for m in masks] for masks in self._masks],
-            )
-        if not self._masks:
-            self._masks = _dropout(self._members[: self._count], self._spec, self._images.shape[2])
+            self._cnns = _classifiers(self._spec, theta, self._data, self._images.shape[2])
+            self._count = len(theta)
+        if step % _DRAWN_AHEAD == 0:
+            self._draws = self._drawn(self._count)
+        dropout = Dropout(self._draws[step % _DRAWN_AHEAD, : self._count], self._share[: self._count])
         rows, labels = (table[step, : self._count] for table in (self._images, self._labels))
-        return self._cnns.gradient(rows, labels, self._masks.pop())
+        return self._cnns.gradient(rows, labels, dropout)
 
-
-def _dropout(members: Sequence[Member], spec: NetSpec, images: int) -> list[list[Tensor]]:
-    """Of the next steps, the last one first: a factor of mean 1 per convolution, ``[k, channels, images]``."""
-    sizes = [g.size for g in spec.groups[1:-1]]
-    each = {m.plan.network: m.masks for m in members}  # one that is its own company draws once
-    drawn = {i: masks.random((_MASKS_AHEAD, images * sum(sizes)), dtype=np.float32) for i, masks in each.items()}
-    draws = torch.from_numpy(np.stack([drawn[m.plan.network] for m in members], 1))
-    drop = torch.tensor([m.plan.dropout for m in members])[:, None]
-    masks = ((draws >= drop) / (1 - drop)).split([images * n for n in sizes], 2)
-    masks = [m.unflatten(2, (images, n)).transpose(2, 3).contiguous() for m, n in zip(masks, sizes, strict=True)]
-    return [list(step) for step in zip(*(reversed(m.unbind()) for m in masks), strict=True)]
+    def _drawn(self, count: int) -> Tensor:
+        """What decides about dropout in the next steps, ``[steps, k, images * channels]``."""
+        shape = _DRAWN_AHEAD, self._images.shape[2] * sum(self._sizes)
+        each = {m.plan.network: m.masks for m in self._members[:count]}  # one that is its own company draws once
+        drawn = {i: masks.random(shape, dtype=np.float32) for i, masks in each.items()}
+        return torch.from_numpy(np.stack([drawn[m.plan.network] for m in self._members[:count]], 1))

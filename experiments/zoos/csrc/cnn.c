@@ -9,12 +9,12 @@ typedef struct {
 } Conv;
 
 typedef struct {
-    int64_t layers, images, columns, classes, weight, bias; /* of the dense layer */
+    int64_t layers, images, columns, classes, draws_apart, weight, bias; /* the last two of the dense layer */
     const Conv *conv;
     const REAL *pixels;                         /* [n, channels, height, width] */
     double mean, deviation;                     /* of the pixels */
     const int64_t *chosen, *labels;             /* [k, images], rows of pixels, and their classes */
-    const REAL *const *masks;                   /* per layer [k, channels, images], or null: no dropout */
+    const REAL *draws, *drops;                  /* [k, draws_apart]: [images, channels] of every layer; [k]; or null: no dropout */
     const REAL *theta;                          /* [k, columns] */
     REAL *logits, *grad;                        /* [k, classes, images], or null: the gradient [k, columns] */
 } Task;
@@ -51,9 +51,10 @@ static void load(const Task *m, int64_t b, int64_t wide, int64_t apart, REAL *x)
             }
 }
 
-/* weights in both directions, and masks with nothing behind the last image */
+/* weights in both directions, and dropout: a channel of an image stays where its draw is not below the share */
 static void prepare(const Task *m, Work *work, int64_t wide, int64_t b) {
-    const REAL *theta = m->theta + b * m->columns;
+    const REAL *theta = m->theta + b * m->columns, *draw = m->draws ? m->draws + b * m->draws_apart : 0;
+    REAL drop = draw ? m->drops[b] : 0, factor = 1 / (1 - drop);
     for (int64_t l = 0; l < m->layers; l++) {
         const Conv *c = m->conv + l;
         int64_t taps = taps_of(c);
@@ -62,8 +63,8 @@ static void prepare(const Task *m, Work *work, int64_t wide, int64_t b) {
             for (int64_t i = 0; i < c->in && l && m->grad; i++)
                 for (int64_t t = 0; t < taps; t++)
                     work[l].back[(t * c->out + o) * c->in + i] = theta[c->weight + (o * c->in + i) * taps + t];
-        for (int64_t o = 0; o < c->out && m->masks; o++)
-            memcpy(work[l].mask + o * wide, m->masks[l] + (b * c->out + o) * m->images, m->images * sizeof(REAL));
+        for (int64_t i = 0; i < m->images && draw; i++)
+            for (int64_t o = 0; o < c->out; o++) work[l].mask[o * wide + i] = (REAL)(*draw++ >= drop) * factor;
     }
 }
 
@@ -99,7 +100,7 @@ static void forward(const Task *m, Work *work, const REAL *x, int64_t wide, int6
                 n = width * LANES;
                 Run run = {work[l].onward, corner + first};
                 REAL *out = work[l].h + place * wide + first;
-                mix(width, c->out, 1, &run, c->in * taps_of(c), work[l].patch, bias, out, work[l].apart);
+                mix(width, c->out, 1, &run, c->in * taps_of(c), work[l].patch, bias, 0, out, work[l].apart);
                 squash(c, n, work[l].mask + first, wide, out, work[l].apart);
             }
         }
@@ -130,7 +131,7 @@ static void backward(const Task *m, Work *work, Run *runs, REAL *scratch, int64_
                     }
                 }
                 REAL *h = work[l - 1].h + (y * c->from[1] + z) * wide + first;
-                mix(width, c->in, count, runs, c->out, work[l].channel, 0, scratch, n);
+                mix(width, c->in, count, runs, c->out, work[l].channel, 0, 0, scratch, n);
                 bend(m->conv + l - 1, n, work[l - 1].mask + first, wide, scratch, n, h, work[l - 1].apart);
             }
 }
@@ -174,7 +175,7 @@ static void one(const Task *m, Work *work, Run *runs, REAL *x, int64_t x_apart, 
     for (int64_t first = 0, width; first < wide; first += width * LANES) {
         Run run = {turned, pooled + first};
         width = column((wide - first) / LANES);
-        mix(width, m->classes, 1, &run, channels, at, theta + m->bias, logits + first, wide);
+        mix(width, m->classes, 1, &run, channels, at, theta + m->bias, 0, logits + first, wide);
     }
     if (!m->grad) {
         for (int64_t k = 0; k < m->classes; k++)
@@ -190,7 +191,7 @@ static void one(const Task *m, Work *work, Run *runs, REAL *x, int64_t x_apart, 
     for (int64_t first = 0, width; first < wide; first += width * LANES) {
         Run run = {turned, logits + first};
         width = column((wide - first) / LANES);
-        mix(width, channels, 1, &run, m->classes, at, 0, pooled + first, wide);
+        mix(width, channels, 1, &run, m->classes, at, 0, 0, pooled + first, wide);
     }
     for (int64_t p = 0; p < places; p++) bend(top, wide, last->mask, wide, pooled, wide, last->h + p * wide, last->apart);
     for (int64_t l = m->layers - 1; l >= 0; l--) {
@@ -233,7 +234,7 @@ int cnn_run(const Task *m, int64_t networks) {
             REAL **parts[] = {&work[l].h, &work[l].mask, &work[l].onward, &work[l].back};
             int64_t sizes[] = {c->out * work[l].apart, c->out * wide, whole(weights), whole(weights)};
             for (int p = 0; p < 4; next += sizes[p++]) *parts[p] = next;
-            for (int64_t t = 0; t < c->out * wide; t++) work[l].mask[t] = m->masks ? 0 : 1;
+            for (int64_t t = 0; t < c->out * wide; t++) work[l].mask[t] = 1;
             work[l].patch = index;
             for (int64_t i = 0; i < c->in; i++)
                 for (int64_t t = 0; t < taps_of(c); t++) {

@@ -27,10 +27,10 @@ static void through(const Task *m, Work *work, const REAL *x, int64_t apart, con
         const Layer *layer = m->layer + l;
         Run run = {work[l].onward, (l ? work[l - 1].h : x) + first};
         if (l == last) {
-            mix(width, layer->out, 1, &run, layer->in, at, work[l].shift, work[l].d + first, apart);
+            mix(width, layer->out, 1, &run, layer->in, at, work[l].shift, 0, work[l].d + first, apart);
             break;
         }
-        mix(width, layer->out, 1, &run, layer->in, at, work[l].shift, work[l].slope, n);
+        mix(width, layer->out, 1, &run, layer->in, at, work[l].shift, 0, work[l].slope, n);
         activate(layer->kind, layer->out, n, work[l].slope, work[l].h + first, apart);
     }
     REAL factor = (REAL)(2.0 / (double)(m->samples * m->layer[last].out));
@@ -43,10 +43,7 @@ static void through(const Task *m, Work *work, const REAL *x, int64_t apart, con
     }
     for (int64_t l = last; l > 0; l--) {
         Run run = {work[l].back, work[l].d + first};
-        REAL *d = work[l - 1].d + first;
-        mix(width, m->layer[l].in, 1, &run, m->layer[l].out, at, 0, d, apart);
-        for (int64_t i = 0; i < m->layer[l].in; i++)
-            for (int64_t t = 0; t < n; t++) d[i * apart + t] *= work[l - 1].slope[i * n + t];
+        mix(width, m->layer[l].in, 1, &run, m->layer[l].out, at, 0, work[l - 1].slope, work[l - 1].d + first, apart);
     }
 }
 

@@ -31,7 +31,10 @@ typedef struct {
             }                                                                                           \
         }                                                                                               \
         for (int r = 0; r < R; r++)                                                                     \
-            for (int h = 0; h < H; h++) *(vec *)(out + (i + r) * apart + h * LANES) = s[r][h];          \
+            for (int h = 0; h < H; h++) {                                                               \
+                if (gain) s[r][h] *= *(const vec *)(gain + ((i + r) * H + h) * LANES);                  \
+                *(vec *)(out + (i + r) * apart + h * LANES) = s[r][h];                                  \
+            }                                                                                           \
     } while (0)
 
 #define MIX_ROWS(H)                                        \
@@ -41,9 +44,10 @@ typedef struct {
         for (; i < rows; i++) MIX_TILE(1, H);              \
     } while (0)
 
-/* out[i] = bias[i] + sum over runs and k of w[k, i] x[at[k]], for a column of width vectors; rows of out are apart */
+/* out[i] = gain[i] (bias[i] + sum over runs and k of w[k, i] x[at[k]]) for a column of width vectors, rows of out are
+ * apart; gain [rows, width] and bias may be null */
 static inline void mix(int64_t width, int64_t rows, int64_t runs, const Run *run, int64_t count, const int64_t *at,
-                       const REAL *bias, REAL *out, int64_t apart) {
+                       const REAL *bias, const REAL *gain, REAL *out, int64_t apart) {
     if (width == 1) MIX_ROWS(1);
     if (width == 2) MIX_ROWS(2);
     if (width == 3) MIX_ROWS(3);
