@@ -35,24 +35,24 @@ static void load(const Task *m, int64_t b, int64_t wide, int64_t apart, REAL *x)
     REAL mean = (REAL)m->mean, deviation = (REAL)m->deviation;
     const int64_t *chosen = m->chosen + b * m->images;
     for (int64_t j = 0; j < m->conv->in; j++, x += apart)
-        for (int64_t p = 0; p < pixels; p += LANES)
-            for (int64_t first = 0; first < wide; first += LANES) {
-                int64_t rows = pixels - p < LANES ? pixels - p : LANES;
-                vec v[LANES];
-                for (int64_t i = 0; i < LANES; i++) {
-                    v[i] = (vec){0};
+        for (int64_t p = 0; p < pixels; p += MANY)
+            for (int64_t first = 0; first < wide; first += MANY) {
+                int64_t rows = pixels - p < MANY ? pixels - p : MANY;
+                pack v[MANY];
+                for (int64_t i = 0; i < MANY; i++) {
+                    v[i] = (pack){0};
                     if (first + i >= m->images) continue;
                     const REAL *from = m->pixels + chosen[first + i] * all + j * pixels + p;
-                    if (rows == LANES) v[i] = (*(const vec *)from - mean) / deviation;
-                    for (int64_t t = 0; rows < LANES && t < rows; t++) v[i][t] = (from[t] - mean) / deviation;
+                    if (rows == MANY) v[i] = (*(const pack *)from - mean) / deviation;
+                    for (int64_t t = 0; rows < MANY && t < rows; t++) v[i][t] = (from[t] - mean) / deviation;
                 }
                 turn(v);
-                for (int64_t t = 0; t < rows; t++) *(vec *)(x + (p + t) * wide + first) = v[t];
+                for (int64_t t = 0; t < rows; t++) *(pack *)(x + (p + t) * wide + first) = v[t];
             }
 }
 
 /* weights in both directions, and dropout: a channel of an image stays where its draw is not below the share */
-static void prepare(const Task *m, Work *work, int64_t wide, int64_t b) {
+static void prepare(const Task *m, Work *work, REAL *turned, int64_t wide, int64_t b) {
     const REAL *theta = m->theta + b * m->columns, *draw = m->draws ? m->draws + b * m->draws_apart : 0;
     REAL drop = draw ? m->drops[b] : 0, factor = 1 / (1 - drop);
     for (int64_t l = 0; l < m->layers; l++) {
@@ -63,8 +63,12 @@ static void prepare(const Task *m, Work *work, int64_t wide, int64_t b) {
             for (int64_t i = 0; i < c->in && l && m->grad; i++)
                 for (int64_t t = 0; t < taps; t++)
                     work[l].back[(t * c->out + o) * c->in + i] = theta[c->weight + (o * c->in + i) * taps + t];
-        for (int64_t i = 0; i < m->images && draw; i++)
-            for (int64_t o = 0; o < c->out; o++) work[l].mask[o * wide + i] = (REAL)(*draw++ >= drop) * factor;
+        if (!draw) continue;
+        transpose(m->images, c->out, draw, turned);
+        for (int64_t o = 0; o < c->out; o++)
+            for (int64_t i = 0; i < m->images; i++)
+                work[l].mask[o * wide + i] = turned[o * m->images + i] >= drop ? factor : 0;
+        draw += m->images * c->out;
     }
 }
 
@@ -96,8 +100,8 @@ static void forward(const Task *m, Work *work, const REAL *x, int64_t wide, int6
             int64_t y = place / c->to[1] * c->stride[0], z = place % c->to[1] * c->stride[1];
             const REAL *corner = from + (y * c->from[1] + z) * wide;
             for (int64_t first = 0, n; first < wide; first += n) {
-                int64_t width = column((wide - first) / LANES);
-                n = width * LANES;
+                int64_t width = column((wide - first) / MANY);
+                n = width * MANY;
                 Run run = {work[l].onward, corner + first};
                 REAL *out = work[l].h + place * wide + first;
                 mix(width, c->out, 1, &run, c->in * taps_of(c), work[l].patch, bias, 0, out, work[l].apart);
@@ -119,8 +123,8 @@ static void backward(const Task *m, Work *work, Run *runs, REAL *scratch, int64_
     for (int64_t y = 0; y < c->from[0]; y++)
         for (int64_t z = 0; z < c->from[1]; z++)
             for (int64_t first = 0, n; first < wide; first += n) {
-                int64_t width = column((wide - first) / LANES), count = 0;
-                n = width * LANES;
+                int64_t width = column((wide - first) / MANY), count = 0;
+                n = width * MANY;
                 for (int64_t t = 0; t < c->taps[0]; t++) {
                     int64_t down = source(c, 0, y, t);
                     for (int64_t u = 0; u < c->taps[1] && down >= 0; u++) {
@@ -162,7 +166,7 @@ static void one(const Task *m, Work *work, Run *runs, REAL *x, int64_t x_apart, 
     const REAL *theta = m->theta + b * m->columns, *dense = theta + m->weight;
     REAL *pooled = head, *logits = pooled + channels * wide, *turned = logits + m->classes * wide;
     load(m, b, wide, x_apart, x);
-    prepare(m, work, wide, b);
+    prepare(m, work, head, wide, b);
     forward(m, work, x, wide, b);
     for (int64_t c = 0; c < channels; c++) {
         REAL *mean = pooled + c * wide, *h = last->h + c * last->apart;
@@ -172,9 +176,9 @@ static void one(const Task *m, Work *work, Run *runs, REAL *x, int64_t x_apart, 
         for (int64_t t = 0; t < wide; t++) mean[t] /= places;
     }
     transpose(m->classes, channels, dense, turned);
-    for (int64_t first = 0, width; first < wide; first += width * LANES) {
+    for (int64_t first = 0, width; first < wide; first += width * MANY) {
         Run run = {turned, pooled + first};
-        width = column((wide - first) / LANES);
+        width = column((wide - first) / MANY);
         mix(width, m->classes, 1, &run, channels, at, theta + m->bias, 0, logits + first, wide);
     }
     if (!m->grad) {
@@ -188,9 +192,9 @@ static void one(const Task *m, Work *work, Run *runs, REAL *x, int64_t x_apart, 
     dots(m->classes, logits, wide, channels, pooled, at, flat, grad + m->weight);
     sums(m->classes, logits, wide, wide, grad + m->bias);
     for (int64_t k = 0; k < m->classes * channels; k++) turned[k] = dense[k] / places;
-    for (int64_t first = 0, width; first < wide; first += width * LANES) {
+    for (int64_t first = 0, width; first < wide; first += width * MANY) {
         Run run = {turned, logits + first};
-        width = column((wide - first) / LANES);
+        width = column((wide - first) / MANY);
         mix(width, channels, 1, &run, m->classes, at, 0, 0, pooled + first, wide);
     }
     for (int64_t p = 0; p < places; p++) bend(top, wide, last->mask, wide, pooled, wide, last->h + p * wide, last->apart);
@@ -216,7 +220,7 @@ int cnn_run(const Task *m, int64_t networks) {
         most = c->out > most ? c->out : most;
         taps = taps_of(c) > taps ? taps_of(c) : taps;
     }
-    int64_t head = 2 * most * (wide > WIDEST * LANES ? wide : WIDEST * LANES) + whole(most * most);
+    int64_t head = 2 * most * (wide > WIDEST * MANY ? wide : WIDEST * MANY) + whole(most * most);
     REAL *area = aligned_alloc(64, (numbers + head) * sizeof(REAL)), *next = area;
     int64_t *indices = malloc((places + most) * sizeof(int64_t)), *index = indices + most;
     Work *work = malloc(layers * sizeof(Work));

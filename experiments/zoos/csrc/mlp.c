@@ -22,7 +22,7 @@ typedef struct {
 /* samples of a column: forward, the error, and back to the first layer, all in the first cache */
 static void through(const Task *m, Work *work, const REAL *x, int64_t apart, const int64_t *at, int64_t first,
                     int64_t width, const REAL *targets) {
-    int64_t last = m->layers - 1, n = width * LANES;
+    int64_t last = m->layers - 1, n = width * MANY;
     for (int64_t l = 0; l <= last; l++) {
         const Layer *layer = m->layer + l;
         Run run = {work[l].onward, (l ? work[l - 1].h : x) + first};
@@ -61,8 +61,8 @@ static void one(const Task *m, Work *work, const REAL *x, int64_t apart, const i
         }
         for (int64_t i = 0; i < layer->out; i++) work[l].shift[i] = omega * theta[layer->bias + i];
     }
-    int64_t left = whole(m->samples) / LANES, first = 0;
-    for (int64_t width; left; left -= width, first += width * LANES)
+    int64_t left = whole(m->samples) / MANY, first = 0;
+    for (int64_t width; left; left -= width, first += width * MANY)
         through(m, work, x, apart, at, first, width = column(left), targets);
     Walk walk = {1, 1, whole(m->samples), 0, 0};
     for (int64_t l = 0; l < m->layers; l++) {
@@ -84,7 +84,7 @@ int mlp_squares(const Task *m, int64_t networks) {
     int64_t apart = odd(m->samples), inputs = m->layer[0].in, most = inputs, numbers = inputs * apart;
     for (int64_t l = 0; l < m->layers; l++) {
         int64_t in = m->layer[l].in, out = m->layer[l].out;
-        numbers += 2 * out * apart + whole(out * WIDEST * LANES) + 2 * whole(in * out) + whole(out);
+        numbers += 2 * out * apart + whole(out * WIDEST * MANY) + 2 * whole(in * out) + whole(out);
         most = out > most ? out : most;
     }
     REAL *area = aligned_alloc(64, numbers * sizeof(REAL)), *free_area = area;
@@ -100,7 +100,7 @@ int mlp_squares(const Task *m, int64_t networks) {
         for (int64_t l = 0; l < m->layers; l++) {
             int64_t in = m->layer[l].in, out = m->layer[l].out;
             REAL **parts[] = {&work[l].h, &work[l].d, &work[l].slope, &work[l].onward, &work[l].back, &work[l].shift};
-            int64_t sizes[] = {out * apart, out * apart, out * WIDEST * LANES, in * out, in * out, out};
+            int64_t sizes[] = {out * apart, out * apart, out * WIDEST * MANY, in * out, in * out, out};
             for (int p = 0; p < 6; p++) {
                 *parts[p] = area;
                 area += whole(sizes[p]);
