@@ -2,8 +2,8 @@
 
 The builders train on two threads. The plain loop runs one module and one ``torch.optim.Adam`` in the setting that
 is fastest on this machine: defaults or ``fused=True``, one thread or all. Beside the ratio stands what arithmetic
-allows: the time that products and sines of a training step take at the rates that this core reaches on large
-matrices and on an array in its cache.
+allows: the time that products and sines of a training step take at the rates that PyTorch reaches on this core, on
+large matrices and on an array in the cache.
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ def train_plain(spec: NetSpec, fleet: Sequence[Member], data: Images) -> Tensor:
         The trained networks, ``[B, P]``.
     """
     out = []
-    for piece in pieces(len(fleet), _at_once(spec, fleet[0].images.shape[1], flatten([fleet[0].initial]))):
+    initial = flatten([m.initial for m in fleet])
+    for piece in pieces(len(fleet), _at_once(spec, fleet[0].images.shape[1], initial)):
         members = [fleet[i] for i in in_company(piece)]
-        theta = aligned(flatten([m.initial for m in members]))
+        theta = aligned(initial[in_company(piece)])
         descend(theta, optimiser_of(members), [m.plan.steps for m in members], _Gradient(spec, members, data))
         out.append(theta[: len(piece), : spec.num_params])
     return torch.cat(out)
