@@ -2,8 +2,8 @@
 
 The builders train on two threads. The plain loop runs one module and one ``torch.optim.Adam`` in the setting that
 is fastest on this machine: defaults or ``fused=True``, one thread or all. Beside the ratio stands what arithmetic
-allows: the time that products and sines of a training step take at the rates that this core reaches on large
-matrices and on an array in its cache.
+allows: the time that products and sines of a training step take at the rates that PyTorch reaches on this core, on
+large matrices and on an array in the cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from experiments.zoos.images import Images
 from experiments.zoos.members import prepare
 from experiments.zoos.plain_classifiers import train_plain
 from experiments.zoos.plans import draw_plan
-from experiments.zoos.siren import SirenFit, fit_squares, initial_siren, pixel_grid, siren_spec
+from experiments.zoos.siren import SirenFit, SirenZoo, fit_squares, initial_siren, pixel_grid, siren_spec
 
 TARGET = 15.0
 THREADS = 2
@@ -113,12 +113,12 @@ def _halves() -> tuple[Tensor, Tensor]:
 
 
 def jobs(steps: int = 60) -> dict[str, tuple[Job, int]]:
-    """Every job with the number of networks of a thread."""
+    """Every job with the number of networks of a thread, which is the builders' own."""
     return {
-        "siren-8x8": (siren_job(steps, 8), 172),
-        "siren-28x28": (siren_job(steps, 28), 20),
-        "cnn-8x8": (cnn_job(steps, 8, DIGITS_CNN), 20),
-        "cnn-28x28": (cnn_job(steps, 28, FMNIST_CNN), 6),
+        "siren-8x8": (siren_job(steps, 8), SirenZoo.chunk),
+        "siren-28x28": (siren_job(steps, 28), SirenZoo.chunk),
+        "cnn-8x8": (cnn_job(steps, 8, DIGITS_CNN), CNNZoo.chunk),
+        "cnn-28x28": (cnn_job(steps, 28, FMNIST_CNN), CNNZoo.chunk),
     }
 
 

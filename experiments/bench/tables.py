@@ -147,7 +147,7 @@ def _zoo(rows: list[dict[str, Any]]) -> Table:
         f"Training small networks for zoos, {rows[0]['steps']} steps each: builders on {rows[0]['threads']} threads "
         "against a loop over single modules in its fastest setting (Adam, threads), by wall time, and by CPU time, in "
         f"which both use one core. Wanted: {generation.TARGET:g} times. Arithmetic alone is what products and sines of "
-        "a step take at this core's best rates; the bound is the ratio that would be left if nothing else took time."
+        "a step take at PyTorch's best rates on this core; the bound is the ratio if nothing else took time."
     )
     return Table("Making zoos", text, head, lines)
 

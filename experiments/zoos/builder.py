@@ -47,7 +47,8 @@ class Builder(ABC):
     ) -> Zoo:
         """Train ``size`` networks.
 
-        Network i depends on ``seed``, the settings and i only, to the bit on one machine. Call it again after a kill.
+        Network i depends on ``seed``, the settings and i only, to the bit on one machine with one PyTorch and one C
+        compiler (or none). Call it again after a kill.
 
         Args:
             folder: of the zoo.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,32 @@ _ACTIVATIONS = ("relu", "tanh")
 _BYTES = 8_000_000
 """Of maps and patches: fewer networks share the cost of calling an operation, more leave the cache."""
 _Pair = tuple[Tensor, Tensor]
+
 _POOL = (SpatialOp("global_avg_pool"),)
+
+
+class Dropout(NamedTuple):
+    """Channels of an image are set to zero where what is drawn for them is below a share, the others grow.
+
+    Args:
+        draws: from [0, 1), ``[k, sum of images * channels]``, ``[images, channels]`` of every convolution in turn.
+        share: per network.
+    """
+
+    draws: Tensor
+    share: Tensor
+
+    def masks(self, sizes: Sequence[int], images: int) -> list[Tensor]:
+        """One factor of mean 1 per convolution, ``[k, channels, images]``, for numbers of channels.
+
+        Example:
+            >>> Dropout(torch.tensor([[0.1, 0.6]]), torch.tensor([0.5])).masks([2], 1)
+            [tensor([[[0.],
+                     [2.]]])]
+        """
+        share = self.share[:, None]
+        parts = ((self.draws >= share) / (1 - share)).split([images * n for n in sizes], 1)
+        return [m.unflatten(1, (images, n)).transpose(1, 2).contiguous() for m, n in zip(parts, sizes, strict=True)]
 
 
 def is_plain_cnn(spec: NetSpec) -> bool:
@@ -56,7 +82,7 @@ def cnns_at_once(spec: NetSpec, images: int) -> int:
         >>> cnns_at_once(small_cnn_spec([1, 16, 16, 16], 10, "relu", input_shape=(1, 8, 8)), 32)
         10
     """
-    maps = _map_shapes(spec)
+    maps = map_shapes(spec)
     sizes = [math.prod(shape) for shape in maps]
     patches = [b.num_taps * b.sizes[1] * math.prod(shape[1:]) for b, shape in zip(spec.blocks, maps[1:], strict=False)]
     return max(2, _BYTES // (4 * images * (2 * sum(sizes) + sum(patches)) + 16 * spec.num_params))
@@ -87,7 +113,7 @@ class PlainCNNs:
     def __init__(self, spec: NetSpec, theta: Tensor, images: int) -> None:
         assert is_plain_cnn(spec)
         k = len(theta)
-        shapes = [(k, *shape, images) for shape in _map_shapes(spec)]
+        shapes = [(k, *shape, images) for shape in map_shapes(spec)]
         self._maps = [theta.new_empty(shape) for shape in shapes]  # h, on the way back d
         self.inputs = self._maps[0]
         """To be filled, ``[k, channels, height, width, images]``."""
@@ -233,7 +259,7 @@ def _taps(h: Tensor, tap: tuple[int, int], strides: Sequence[int], apart: Sequen
     return h[:, :, y, x]
 
 
-def _map_shapes(spec: NetSpec) -> list[tuple[int, ...]]:
+def map_shapes(spec: NetSpec) -> list[tuple[int, ...]]:
     """Of the inputs and behind every convolution, ``(channels, height, width)``."""
     shapes = [input_shape(spec)]
     for block in spec.blocks[:-1]:

@@ -153,6 +153,14 @@ class PlainMLPs:
         self._bias_grads[0].copy_(self._first_grad[:, -1])
         return torch.cat(self._parts, 1, out=self._grad).mul_(self._factors)
 
+    def squares(self, targets: Tensor) -> Tensor:
+        """The mean of (outputs - targets)^2, ``[k]``; targets are ``[k, outputs, samples]``."""
+        return (self.outputs() - targets).square().mean((1, 2))
+
+    def gradient_of_squares(self, targets: Tensor) -> Tensor:
+        """d :meth:`squares` / d theta, of the shape of theta; valid until the next call."""
+        return self.gradient(self.outputs().sub_(targets).mul_(2 / targets[0].numel()))
+
 
 def _views(spec: NetSpec, theta: Tensor) -> list[Tensor]:
     sizes = [math.prod(shape) for shape in spec.params.values()]

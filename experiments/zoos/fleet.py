@@ -124,6 +124,4 @@ def descend(theta: Tensor, optimiser: StackedOptimiser, steps: Sequence[int], gr
     for active, run in groupby(counts):
         seen, trained = theta[: max(active, 2)], theta[:active]  # the last one keeps a companion, which stays as it is
         for step in range(first, first := first + len(list(run))):
-            grad = gradient(seen, step)[:active]
-            norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
-            optimiser.step(trained, grad.div_(norms.clamp_(min=_MAX_NORM).div_(_MAX_NORM)))
+            optimiser.step(trained, gradient(seen, step)[:active], _MAX_NORM)

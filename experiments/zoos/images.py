@@ -38,7 +38,7 @@ class Images:
     test: Tensor
 
     @cached_property
-    def _moments(self) -> tuple[Tensor, Tensor]:
+    def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the training pixels; NumPy rounds the same on any number of threads."""
         pixels = self.images[self.train].numpy()
         mean = pixels.mean(dtype=np.float64)
@@ -53,7 +53,7 @@ class Images:
         Returns:
             ``[*rows.shape, 1, h, w]``.
         """
-        mean, deviation = self._moments
+        mean, deviation = self.moments
         return ((self.images[rows] - mean) / deviation).unsqueeze(-3)
 
     def fill(self, out: Tensor, rows: Tensor) -> None:
@@ -63,7 +63,7 @@ class Images:
             out: where they go, ``[k, 1, h, w, n]``.
             rows: numbers of images, ``[k, n]``.
         """
-        mean, deviation = self._moments
+        mean, deviation = self.moments
         chosen = self.images.index_select(0, rows.flatten()).unflatten(0, rows.shape)
         torch.sub(chosen.movedim(1, -1).unsqueeze(1), mean, out=out).div_(deviation)
 

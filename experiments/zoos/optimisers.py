@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from experiments.zoos.compiled import INT, REAL, call, can_compile, fields
 from graphnfn.errors import ZooError
 
 
@@ -36,6 +39,14 @@ RULES = {
 _EPS = 1e-8
 _AHEAD = 50
 """Steps whose corrections are worked out at once."""
+
+
+class _Task(ctypes.Structure):
+    _fields_ = [
+        *fields(INT, "columns decays"),
+        ("most", REAL),
+        *fields(INT, "theta grad m v decay keep gain second add least rate adaptive"),
+    ]
 
 
 class StackedOptimiser:
@@ -69,21 +80,23 @@ class StackedOptimiser:
         self._second = self._column([r.second for r in rules])
         self._new = self._column([1 - r.second for r in rules])
         self._least = self._column([_EPS if r.adaptive else 1.0 for r in rules])
-        self._steps = 0
+        self._steps, self._compiled = 0, False
         self._moments: tuple[Tensor, ...] = ()
         self._rows: tuple[Tensor, ...] = ()
         self._corrections: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def step(self, theta: Tensor, grad: Tensor) -> None:
+    def step(self, theta: Tensor, grad: Tensor, most: float = math.inf) -> None:
         """One step in place; after the first step ``theta`` may hold the first rows only.
 
         Args:
             theta: ``[k, P]``.
             grad: of the same shape; it is overwritten, as every operation writes into memory that is there.
+            most: gradients of networks that are longer are shortened to this norm.
         """
         if not self._moments:
             self._moments = torch.zeros_like(theta), torch.zeros_like(theta), torch.empty_like(theta)
+            self._compiled = can_compile(theta) and theta.dtype == self._rate.dtype
         if not self._rows or len(self._rows[0]) != len(theta) or not self._corrections:
             columns = (self._decay, self._keep, self._gain, self._second, self._new, self._least)
             self._rows = tuple(t[: len(theta)] for t in (*self._moments, *columns))
@@ -91,6 +104,13 @@ class StackedOptimiser:
         m, v, size, decay, keep, gain, second, new, least = self._rows
         rate, adaptive = self._corrections.pop()
         self._steps += 1
+        if self._compiled and theta.is_contiguous() and grad.is_contiguous():
+            numbers = (theta, grad, m, v, decay, keep, gain, second, new, least, rate, adaptive)
+            task = _Task(theta.shape[1], self._decays, most, *(t.data_ptr() for t in numbers))
+            call("optimise", task, theta, len(theta))
+            return
+        if most < math.inf:
+            grad.div_(torch.linalg.vector_norm(grad, dim=1, keepdim=True).clamp_(min=most).div_(most))
         if self._decays:
             grad.addcmul_(theta, decay)
         m.mul_(keep).addcmul_(grad, gain)

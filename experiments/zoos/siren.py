@@ -13,6 +13,8 @@ from torch import Tensor
 
 from experiments.zoos.builder import Builder
 from experiments.zoos.chunks import Chunk
+from experiments.zoos.compiled import can_compile
+from experiments.zoos.compiled_nets import CompiledMLPs
 from experiments.zoos.draws import network_generator, split_name
 from experiments.zoos.fast_mlp import PlainMLPs, mlps_at_once
 from experiments.zoos.fleet import aligned, descend, flatten, in_company, pieces, unflatten
@@ -104,20 +106,20 @@ def fit_squares(spec: NetSpec, theta: Tensor, inputs: Tensor, targets: Tensor, f
     Returns:
         The trained rows and their mean squares, ``[B]``.
     """
-    trained, left = [], []
-    for piece in pieces(len(theta), mlps_at_once(spec, len(inputs))):
+    trained, left, compiled = [], [], can_compile(theta)
+    for piece in pieces(len(theta), mlps_at_once(spec, 0 if compiled else len(inputs))):
         here = in_company(piece)
         rows, goals = aligned(theta[here]), targets[here][:, None]
-        mlps, errors = PlainMLPs(spec, rows, inputs), torch.empty_like(goals)
+        mlps = (CompiledMLPs if compiled else PlainMLPs)(spec, rows, inputs)
         rates = rows.new_full((len(here),), fit.learning_rate)
         optimiser = StackedOptimiser(["adam"] * len(here), rates, torch.zeros_like(rates))
 
-        def gradient(_: Tensor, __: int, mlps=mlps, goals=goals, errors=errors) -> Tensor:
-            return mlps.gradient(torch.sub(mlps.outputs(), goals, out=errors).mul_(2 / len(inputs)))
+        def gradient(_: Tensor, __: int, mlps=mlps, goals=goals) -> Tensor:
+            return mlps.gradient_of_squares(goals)
 
         descend(rows, optimiser, [fit.steps] * len(here), gradient)
         trained.append(rows[: len(piece), : spec.num_params])
-        left.append((mlps.outputs() - goals).square().mean((1, 2))[: len(piece)])
+        left.append(mlps.squares(goals)[: len(piece)])
     return torch.cat(trained), torch.cat(left)
 
 

@@ -1,4 +1,4 @@
-"""The C functions in ``csrc``, compiled when first used where there is a C compiler, and cached on disk.
+"""C functions, those in ``csrc`` and others, compiled when first used where there is a C compiler, and cached on disk.
 
 They are an accelerator: everything that they compute PyTorch's operators compute here, too. ``GRAPHNFN_COMPILED=0``
 does without.
@@ -23,21 +23,27 @@ FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping
 FOLDER = Path(__file__).with_name("csrc")
 
 
-@lru_cache(maxsize=4)
-def library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The functions for a type of numbers; None where they are switched off or there is no working compiler."""
+@lru_cache(maxsize=8)
+def library(dtype: torch.dtype, folder: Path = FOLDER) -> ctypes.CDLL | None:
+    """The functions for a type of numbers; None where they are switched off or there is no working compiler.
+
+    Args:
+        dtype: of the numbers, a key of :data:`TYPES`.
+        folder: the C files; they may include the headers in ``csrc``.
+    """
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if os.environ.get("GRAPHNFN_COMPILED") == "0" or compiler is None or platform.system() == "Windows":
         return None
     wide = ["-mprefer-vector-width=512"] if platform.machine().lower() in ("x86_64", "amd64") else []
-    command = [compiler, *FLAGS, *wide, *TYPES[dtype], *map(str, sorted(FOLDER.glob("*.c")))]
+    command = [compiler, *FLAGS, *wide, *TYPES[dtype], f"-I{FOLDER}", *map(str, sorted(folder.glob("*.c")))]
     facts = Path("/proc/cpuinfo")
     flags = next((x for x in facts.read_text().splitlines() if x.startswith("flags")), "") if facts.exists() else ""
-    sources = [path.read_text() for path in sorted(FOLDER.iterdir()) if path.suffix in (".c", ".h")]
+    files = sorted({*FOLDER.glob("*.h"), *folder.glob("*.[ch]")})
+    sources = [path.read_text() for path in files]
     key = hashlib.sha256("\n".join([*command, *sources, platform.platform(), flags]).encode()).hexdigest()
-    for folder in (Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphnfn", None):
+    for cache in (Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphnfn", None):
         try:
-            place = Path(tempfile.mkdtemp(prefix="graphnfn-")) if folder is None else folder
+            place = Path(tempfile.mkdtemp(prefix="graphnfn-")) if cache is None else cache
             return ctypes.CDLL(str(_built(command, place / f"graphnfn-{key[:24]}.so")))
         except (OSError, subprocess.SubprocessError):
             continue  # a folder that cannot be written to, or a compiler that does not know the flags

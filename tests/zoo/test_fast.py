@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.zoos import BUILDERS, DIGITS_CNN, DIGITS_WILD, FMNIST_CNN, CNNRanges, SirenFit, classifiers, siren
+from experiments.zoos import (
+    BUILDERS,
+    DIGITS_CNN,
+    DIGITS_WILD,
+    FMNIST_CNN,
+    CNNRanges,
+    SirenFit,
+    classifiers,
+    optimisers,
+    siren,
+)
 from experiments.zoos import plain_classifiers as plain
 from experiments.zoos.fast_cnn import PlainCNNs, cnns_at_once, is_plain_cnn
 from experiments.zoos.fast_mlp import PlainMLPs, is_plain_mlp
@@ -25,6 +35,14 @@ from graphnfn.spec import ConvFacts, NetSpec
 from graphnfn.stack import Stack
 
 COUNT, SAMPLES = 4, 6
+
+
+@pytest.fixture(params=[True, False], ids=["compiled", "plain"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to train, where there is a C compiler."""
+    if not request.param:
+        for module in (siren, plain, optimisers):
+            monkeypatch.setattr(module, "can_compile", lambda _: False)
 
 
 def _rows(spec: NetSpec, columns: int = 3) -> Tensor:
@@ -137,6 +155,7 @@ def _fit(count: int, side: int) -> Tensor:
 FIT = SirenFit(steps=7)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("side", [8, 28, 5])
 def test_a_siren_is_the_same_in_any_company(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _fit(9, side)
@@ -145,6 +164,7 @@ def test_a_siren_is_the_same_in_any_company(side: int, monkeypatch: pytest.Monke
         assert torch.equal(_fit(9, side), whole) and torch.equal(_fit(3, side), whole[:3])
 
 
+@pytest.mark.usefixtures("way")
 def test_sirens_are_trained_as_by_autograd() -> None:
     spec, grid = siren_spec(), pixel_grid(8)
     targets = torch.rand(3, 64)
@@ -170,6 +190,7 @@ def _images(side: int) -> Images:
     return Images("noise", torch.rand(60, side, side, generator=chance), labels, rows[:40], rows[40:])
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("side", [8, 28])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_a_cnn_is_the_same_in_any_company(side: int, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +210,7 @@ def test_a_cnn_is_the_same_in_any_company(side: int, activation: str, monkeypatc
         assert all(torch.equal(f, w[:count]) for f, w in zip(found, whole, strict=True))
 
 
+@pytest.mark.usefixtures("way")
 def test_cnns_are_trained_and_measured_as_by_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same images, labels and dropout: only the rounding differs."""
     data, builder = load_images("digits"), replace(DIGITS_CNN, ranges=replace(RANGES, activation=("relu", "tanh")))
@@ -204,6 +226,7 @@ def test_cnns_are_trained_and_measured_as_by_autograd(monkeypatch: pytest.Monkey
     assert fast.table["test_loss"].tolist() != pytest.approx(other.table["test_loss"].tolist(), rel=1e-2)
 
 
+@pytest.mark.usefixtures("way")
 def test_long_gradients_are_clipped() -> None:
     """SGD with rate 1 and a first step: what is left of the gradient is the step."""
     theta, long = aligned(torch.zeros(2, 5)), aligned(torch.tensor([[30.0, 40.0, 0, 0, 0], [0.3, 0.4, 0, 0, 0]]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from experiments.zoos import optimisers
 from experiments.zoos.optimisers import RULES, StackedOptimiser
 from graphnfn.errors import ZooError
 
@@ -24,20 +25,23 @@ def test_every_rule_is_tested() -> None:
     assert set(RULES) == set(REFERENCE)
 
 
-def test_mixed_rules_agree_with_torch() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_mixed_rules_agree_with_torch(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(optimisers, "can_compile", lambda _: False)
     kinds = ["adam", "sgd", "rmsprop", "adam", "sgd"]
     rates, decays = torch.logspace(-3, -1, 5), torch.tensor([0.0, 1e-2, 1e-3, 0.1, 0.0])
     start = torch.randn(5, 7, dtype=torch.float64)
     theta, stacked = start.clone(), StackedOptimiser(kinds, rates.double(), decays.double())
     singles = [torch.nn.Parameter(row.clone()) for row in start]
-    optimisers = [
+    references = [
         REFERENCE[kind]([p], float(lr), float(wd))
         for kind, p, lr, wd in zip(kinds, singles, rates.double(), decays.double(), strict=True)
     ]
     for step in range(30):
         active = 5 if step < 20 else 3  # the last two are done
         stacked.step(theta[:active], _gradient(theta[:active]))
-        for single, optimiser in list(zip(singles, optimisers, strict=True))[:active]:
+        for single, optimiser in list(zip(singles, references, strict=True))[:active]:
             single.grad = _gradient(single.detach())
             optimiser.step()
     expected = torch.stack([p.detach() for p in singles])
