@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from graphnfn.nn.library import bits
 from graphnfn.nn.plan import Plan, plan_of
 from graphnfn.spec import Block, NetSpec
 
@@ -60,7 +60,7 @@ def course_of(spec: NetSpec, positions: tuple[int, ...]) -> Course | None:
         read = _read(block, extents[block.src]) if block.src in extents else None
         if read is None or extents.setdefault(block.dst, read.reach) != read.reach:
             return None
-        found[b] = _entries(read, math.prod(extents[block.src])), _bits(read.factor)
+        found[b] = _entries(read, math.prod(extents[block.src])), bits(read.factor)
     if len(extents) < len(spec.groups):
         return None
     entries, factors = zip(*(found[b] for b in range(len(spec.blocks))), strict=True)
@@ -108,8 +108,3 @@ def _entries(read: _Read, sources: int) -> tuple[Tensor, ...]:
 
 def _starts(members: Tensor, count: int) -> Tensor:
     return torch.cat([members.new_zeros(1), members.bincount(minlength=count).cumsum(0)])
-
-
-def _bits(number: float) -> int:
-    """A double as the integer of the same bits."""
-    return struct.unpack("q", struct.pack("d", number))[0]

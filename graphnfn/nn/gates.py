@@ -8,7 +8,6 @@ each (``csrc/gates.c``); elsewhere PyTorch's operators give the same numbers.
 from __future__ import annotations
 
 import ctypes
-import struct
 from array import array
 from functools import lru_cache
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from graphnfn.nn.library import TYPES, library
+from graphnfn.nn.library import TYPES, bits, library
 from graphnfn.nn.typed import soft_norm
 from graphnfn.nn.wiring import Level
 
@@ -60,7 +59,7 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, bars: bool, eps: float, *given: Any) -> tuple[Tensor, Tensor | None]:
         e, mass, r, u, v, gain, shift, w1, b1, w2, b2 = given
         rows, d = e.numel() // e.shape[-1], e.shape[-1]
-        facts = (rows, d, int(bars), int(v is not None and v.shape[-1] == d), _bits(eps))
+        facts = (rows, d, int(bars), int(v is not None and v.shape[-1] == d), bits(eps))
         y, stats = e.new_empty(rows, 3 * d), e.new_empty(rows, 2)
         states = (e, mass, r, gain, shift, u, v)
         _call("gate_enter", facts, *states, y, stats)
@@ -105,10 +104,6 @@ def _call(name: str, facts: tuple[int, ...], *tensors: Tensor | None) -> None:
     assert like is not None
     if _functions(like.dtype)[name](memory.buffer_info()[0]):
         raise MemoryError("no memory for the scratch space of a gated update")
-
-
-def _bits(number: float) -> int:
-    return struct.unpack("q", struct.pack("d", number))[0]
 
 
 @lru_cache(maxsize=4)

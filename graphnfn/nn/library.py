@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import tempfile
 from functools import lru_cache
@@ -48,6 +49,16 @@ def library(dtype: torch.dtype, folder: Path = FOLDER) -> ctypes.CDLL | None:
         except (OSError, subprocess.SubprocessError):
             continue  # a folder that cannot be written to, or a compiler that does not know the flags
     return None
+
+
+def bits(number: float) -> int:
+    """A double as the integer of the same bits, as structures that are written as rows of integers take it.
+
+    Example:
+        >>> bits(0.0), bits(-0.0) == -(2**63)
+        (0, True)
+    """
+    return struct.unpack("q", struct.pack("d", number))[0]
 
 
 def _built(command: list[str], path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graphnfn.nn.facts import group_facts
+from graphnfn.nn.library import bits
 from graphnfn.nn.responses import IDENTITY, General, Identity, Relu, Response, Tanh, Wave, known_response
 from graphnfn.nn.taps import gain_slot
 from graphnfn.spec import NetSpec
@@ -125,7 +125,7 @@ def plan_of(spec: NetSpec, device: torch.device) -> Plan:
         periodic=tuple(fact.periodic is True for fact in facts),
         links=tuple((spec.position[b.src], spec.position[b.dst], gain_slot(b)) for b in spec.blocks),
         rows=tuple(rows) if len(rows) == len(facts) else None,
-        scales=tuple(struct.unpack("q", struct.pack("d", 1.0 if r is None else r.scale))[0] for r in found),
+        scales=tuple(bits(1.0 if r is None else r.scale) for r in found),
         used=(frozenset(roles), frozenset(gain_slot(b) for b in spec.blocks)),
         weights=max(b.num_edges * b.num_taps for b in spec.blocks),
     )

@@ -106,8 +106,8 @@ def test_the_comparison_sees_a_small_error(monkeypatch):
     """Negative control: an epsilon of the normalisation that the operators do not have."""
     mlp, states = problem("full", 8)
     expected = by_operators(monkeypatch, mlp, level("relu"), states)
-    true = module._bits
-    monkeypatch.setattr(module, "_bits", lambda eps: true(eps + 1e-6))
+    true = module.bits
+    monkeypatch.setattr(module, "bits", lambda eps: true(eps + 1e-6))
     with pytest.raises(AssertionError):
         assert_alike(results(mlp, level("relu"), states), expected, rtol=1e-9, atol=1e-11)
 
