@@ -17,7 +17,7 @@ from experiments.zoos.fast_cnn import Dropout, map_shapes
 from experiments.zoos.images import Images
 from graphnfn.spec import NetSpec
 
-_KINDS = {"identity": 0, "relu": 0, "tanh": 1, "sin": 2}
+_KINDS = {"identity": 0, "relu": 1, "tanh": 2, "sin": 3}  # as in neurons.h
 """As in ``products.h``; nothing is done to the outputs of the last layer."""
 
 

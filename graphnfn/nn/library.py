@@ -14,6 +14,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +28,9 @@ FOLDER = Path(__file__).with_name("csrc")
 @lru_cache(maxsize=8)
 def library(dtype: torch.dtype, folder: Path = FOLDER) -> ctypes.CDLL | None:
     """The functions for a type of numbers; None where they are switched off or there is no working compiler.
+
+    A compiler that is there and fails is warned about: without the functions everything is slower, and nothing else
+    would tell.
 
     Args:
         dtype: of the numbers, a key of :data:`TYPES`.
@@ -46,8 +50,13 @@ def library(dtype: torch.dtype, folder: Path = FOLDER) -> ctypes.CDLL | None:
         try:
             place = Path(tempfile.mkdtemp(prefix="graphnfn-")) if cache is None else cache
             return ctypes.CDLL(str(_built(command, place / f"graphnfn-{key[:24]}.so")))
-        except (OSError, subprocess.SubprocessError):
-            continue  # a folder that cannot be written to, or a compiler that does not know the flags
+        except OSError:
+            continue  # a folder that cannot be written to
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            lines = (error.stderr or b"").decode(errors="replace").splitlines()
+            reason = next((line for line in lines if "error" in line.lower()), str(error))
+            warnings.warn(f"no C functions of {folder.parent.name}, PyTorch's take their place: {reason}", stacklevel=2)
+            break
     return None
 
 

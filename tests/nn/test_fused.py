@@ -170,11 +170,3 @@ def test_single_precision_is_as_good_as_the_loop(name, spread):
     found = sweep(State(low), BlockWiring(rounded)).odd[1]
     error, reference = ((t.double() - exact).detach().abs().max() for t in (found, loop))
     assert error <= 2 * reference + 1e-6 * max(1.0, float(exact.detach().abs().max()))
-
-
-def test_switched_off_or_without_a_compiler(monkeypatch):
-    for name, value in (("GRAPHNFN_COMPILED", "0"), ("PATH", "")):
-        with monkeypatch.context() as changed:
-            changed.setenv(name, value)
-            changed.setenv("CC", "no-such-compiler")
-            assert library.library.__wrapped__(torch.float32) is None

@@ -201,8 +201,6 @@ static inline int64_t odd(int64_t count) { return ((count + LANES - 1) / LANES |
 /* the width in vectors of the next column where so many are left: 3 as long as possible, no single one behind them */
 static inline int64_t column(int64_t left) { return left > WIDEST + 1 || left == WIDEST ? WIDEST : left > 1 ? 2 : 1; }
 
-enum { RELU, TANH, SINE };
-
 #ifndef WIDE
 typedef int32_t ipack __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
@@ -241,7 +239,7 @@ static inline void waves(int64_t rows, int64_t count, REAL *z, REAL *x, int64_t 
 /* count numbers of every row, whole vectors: z becomes the slope, x the value, whose rows are apart */
 static inline void activate(int64_t kind, int64_t rows, int64_t count, REAL *restrict z, REAL *restrict x,
                             int64_t apart) {
-    if (kind == SINE) {
+    if (kind == SIN) {
         waves(rows, count, z, x, apart);
         return;
     }
