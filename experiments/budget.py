@@ -19,13 +19,13 @@ STEPS = 5
 
 
 def within_budget(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo) -> TrainerConfig:
-    """The same training with as many epochs as ``config.cpu_seconds`` affords, one at least.
+    """The same training with as many epochs as ``config.cpu_seconds`` affords, and then members; one at least of each.
 
     The model is as before afterwards, and so is the state of the random numbers.
 
     Args:
-        config: ``epochs`` is the most that is trained.
-        model: with all its parameters made.
+        config: ``epochs`` and ``members`` are the most that is trained.
+        model: a single one, with all its parameters made.
         task: prepared.
         zoo: with splits train and val.
     """
@@ -34,7 +34,10 @@ def within_budget(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo)
     train, val = zoo.split("train"), zoo.split("val")
     step_s, look_s = _seconds(config, model, task, zoo)
     epoch_s = len(train) / config.batch_size * step_s + len(val) / config.batch_size * look_s
-    return replace(config, epochs=max(1, min(config.epochs, int(config.cpu_seconds / epoch_s))))
+    epochs = max(1, min(config.epochs, int(config.cpu_seconds / epoch_s)))
+    return replace(
+        config, epochs=epochs, members=max(1, min(config.members, int(config.cpu_seconds / epoch_s / epochs)))
+    )
 
 
 def _seconds(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo) -> tuple[float, float]:

@@ -19,10 +19,11 @@ from experiments.budget import History, within_budget
 from experiments.config import make
 from experiments.data import open_zoo, predict
 from experiments.editing import Edited, EditTask
+from experiments.ensemble import members_of, with_members
 from experiments.errors import ExperimentError
 from experiments.models import count_parameters, take_statistics
 from experiments.tasks import Task
-from experiments.training import Fitted, fit
+from experiments.training import Fitted, begun_with, fit
 from graphnfn.graph import NeuralGraph
 from graphnfn.testing import random_transform
 from graphnfn.zoo import Zoo
@@ -85,11 +86,23 @@ def train(
         zoo: None opens that of the configuration.
         options: ``resume``, ``callbacks`` and ``progress`` of :func:`experiments.training.fit`.
     """
-    zoo, task, model = prepare(config, zoo)
-    count_parameters(model, zoo.batch(zoo.split("train")[:2]))  # makes them
-    take_statistics(model, lambda: zoo.batch(zoo.split("train")[:MOST_FOR_STATISTICS]))
-    recipe = within_budget(make(config.trainer), model, task, zoo)
+    zoo, task, first = prepare(config, zoo)
+    first = _with_parameters(first, zoo)
+    resumed = begun_with(folder) if options.get("resume") else None
+    recipe = resumed or within_budget(make(config.trainer), first, task, zoo)
+    if recipe.members > 1 and isinstance(task, EditTask):
+        raise ExperimentError(
+            f"got trainer.members={recipe.members} for task {task.column!r}: only numbers are averaged"
+        )
+    model = with_members(first, lambda: _with_parameters(build_model(config, task, zoo), zoo), recipe.members)
     return zoo, task, model, fit(model, task, zoo, recipe, folder, **options)
+
+
+def _with_parameters(model: nn.Module, zoo: Zoo) -> nn.Module:
+    """A fresh model, after making what it makes from the first networks that it meets."""
+    count_parameters(model, zoo.batch(zoo.split("train")[:2]))
+    take_statistics(model, lambda: zoo.batch(zoo.split("train")[:MOST_FOR_STATISTICS]))
+    return model
 
 
 def run(config: DictConfig, folder: Path) -> Cell:
@@ -103,7 +116,7 @@ def run(config: DictConfig, folder: Path) -> Cell:
         "ablates": config.model.get("ablates"),
         "zoo": config.zoo.name, "task": task.column,
         "seed": config.seed, "setting": config.setting, "measure": task.measures[0], "best_epoch": fitted.best_epoch,
-        "epochs": len(history.points), "batch_size": config.trainer.batch_size,
+        "epochs": len(history.points), "members": len(members_of(model)), "batch_size": config.trainer.batch_size,
         "learning_rate": config.trainer.learning_rate, "weight_decay": config.trainer.weight_decay,
         "val": fitted.best_score, "history": history.points, "budget_s": config.trainer.cpu_seconds,
         "parameters": count_parameters(model, zoo.batch(zoo.split("train")[:2])),

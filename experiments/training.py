@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from torch.utils.data import DataLoader
 
 from experiments.data import Batch, loader
+from experiments.ensemble import members_of
 from experiments.errors import DivergedError, ExperimentError
 from experiments.metrics import goodness
 from experiments.shares import EpochOrder, Shares, epoch_seed, share_loader
@@ -26,6 +27,8 @@ from experiments.tasks import Task
 from graphnfn.zoo import Zoo
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+RECIPE = "recipe"
+"""The key of a checkpoint behind which its :class:`TrainerConfig` is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,10 @@ class TrainerConfig:
         warmup: share of the steps in which the learning rate rises.
         clip: largest norm of the gradient.
         devices: processes that share every batch, each on a device of its own (on a CPU: each a process).
-        cpu_seconds: only so many epochs as fit in it on this machine's processor, one at least; None trains them
-            all. The number follows from timed steps, so it is not the same in every run.
+        members: models that are trained side by side from starts of their own; their mean output predicts.
+        cpu_seconds: only so many epochs as fit in it on this machine's processor, one at least, and with what is
+            left only so many members; None trains them all. The numbers follow from timed steps, so they are not the
+            same in every run.
 
     Raises:
         ExperimentError: a value is out of range.
@@ -54,11 +59,14 @@ class TrainerConfig:
     warmup: float
     clip: float
     devices: int = 1
+    members: int = 1
     cpu_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.devices < 1:
-            raise ExperimentError(f"got trainer.devices={self.devices}; expected 1 or more")
+        if self.devices < 1 or self.members < 1:
+            raise ExperimentError(
+                f"got trainer.devices={self.devices} and trainer.members={self.members}; expected 1 or more of each"
+            )
         if self.cpu_seconds is not None and self.cpu_seconds <= 0:
             raise ExperimentError(f"got trainer.cpu_seconds={self.cpu_seconds:g}; expected more than 0, or null")
         if self.epochs < 1 or self.batch_size < 1 or not 0 <= self.warmup < 1 or self.learning_rate < 0:
@@ -113,8 +121,12 @@ class MetaNetModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         graph, labels = batch
-        loss = self.task.loss(self.model(graph), labels) * self._shares.weight(batch_idx)
-        self.log("loss", loss, batch_size=len(labels), prog_bar=True, sync_dist=self.trainer.world_size > 1)
+        members = members_of(self.model)
+        losses = torch.stack([self.task.loss(member(graph), labels) for member in members])
+        loss = losses.sum() * self._shares.weight(batch_idx)
+        self.log(
+            "loss", loss / len(members), batch_size=len(labels), prog_bar=True, sync_dist=self.trainer.world_size > 1
+        )
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -127,6 +139,9 @@ class MetaNetModule(lightning.LightningModule):
         if not prediction.isfinite().all():
             raise DivergedError("training diverged, predictions are not finite: lower trainer.learning_rate")
         self.log_dict(self.task.measure(prediction, labels), prog_bar=True, sync_dist=self.trainer.world_size > 1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RECIPE] = asdict(self.config)
 
     def configure_optimizers(self) -> Any:
         c = self.config
@@ -178,9 +193,10 @@ def fit(
         enable_version_counter=False,
     )  # fmt: skip
     last = ModelCheckpoint(folder, filename=LAST.removesuffix(".ckpt"), enable_version_counter=False)
+    clip = config.clip * config.members**0.5  # of all members' gradients together
     with _quiet(), _one_line():
         trainer = lightning.Trainer(
-            max_epochs=config.epochs, gradient_clip_val=config.clip, callbacks=[*callbacks, best, last], logger=False,
+            max_epochs=config.epochs, gradient_clip_val=clip, callbacks=[*callbacks, best, last], logger=False,
             enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, accelerator="auto",
             devices=config.devices, strategy="ddp_fork_find_unused_parameters_true" if config.devices > 1 else "auto",
             use_distributed_sampler=False,
@@ -193,6 +209,12 @@ def fit(
     # From the disk: processes of their own leave no more than that.
     score = torch.load(folder / LAST, weights_only=True)["callbacks"][best.state_key]["best_model_score"]
     return Fitted(int(state["epoch"]), float(score))
+
+
+def begun_with(folder: Path) -> TrainerConfig | None:
+    """How the training in a folder was begun; None where there is no checkpoint."""
+    path = folder / LAST
+    return TrainerConfig(**torch.load(path, weights_only=True)[RECIPE]) if path.is_file() else None
 
 
 @contextmanager

@@ -1,0 +1,86 @@
+"""Members learn as if each were alone, and their mean predicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.budget import within_budget
+from experiments.cell import prepare, run, train
+from experiments.config import load, make
+from experiments.data import predict
+from experiments.ensemble import members_of
+from experiments.errors import ExperimentError
+from experiments.models import count_parameters
+from experiments.training import begun_with
+
+FREE = "trainer.clip=1e9"
+"""Clipping acts on the gradients of all members together."""
+
+
+def test_each_member_learns_as_if_alone(tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, "model=native", "trainer.epochs=1", FREE]
+    _, _, alone, _ = train(load(words), tmp_path / "alone")
+    zoo, _, pair, _ = train(load([*words, "trainer.members=2"]), tmp_path / "pair")
+    first, second = members_of(pair)
+    rows = zoo.split("test")
+    torch.testing.assert_close(predict(first, zoo, rows), predict(alone, zoo, rows))
+    assert (predict(second, zoo, rows) - predict(first, zoo, rows)).abs().max() > 1e-3
+    mean = (predict(first, zoo, rows) + predict(second, zoo, rows)) / 2
+    torch.testing.assert_close(predict(pair, zoo, rows), mean)
+
+
+def test_the_loss_of_the_mean_would_not_do(tiny: list[str], tmp_path: Path) -> None:
+    """Negative control: as one model with two parts, members learn something else."""
+
+    words = [*tiny, "model=native", "trainer.epochs=1", FREE, "trainer.members=2"]
+    zoo, _, pair, _ = train(load(words), tmp_path / "pair")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.training.members_of", lambda model: [model])
+        _, _, parts, _ = train(load(words), tmp_path / "parts")
+    rows = zoo.split("test")
+    assert (predict(members_of(pair)[0], zoo, rows) - predict(members_of(parts)[0], zoo, rows)).abs().max() > 1e-4
+
+
+def test_symmetries_hold_and_the_row_tells_the_members(tiny: list[str], tmp_path: Path) -> None:
+    one, three = (run(load([*tiny, "model=gated", f"trainer.members={k}"]), tmp_path).row for k in (1, 3))
+    assert (one["members"], three["members"]) == (1, 3)
+    assert three["parameters"] == 3 * one["parameters"]
+    assert three["moved_2dec"] < 1e-3
+
+
+def test_a_budget_buys_epochs_before_members(tiny: list[str]) -> None:
+    words = [*tiny, "model=native", "trainer.members=50"]
+    zoo, task, model = prepare(load(words))
+    count_parameters(model, zoo.batch([0]))
+
+    def bought(seconds: float, epochs: int) -> tuple[int, int]:
+        recipe = make(load([*words, f"trainer.cpu_seconds={seconds}", f"trainer.epochs={epochs}"]).trainer)
+        found = within_budget(recipe, model, task, zoo)
+        return found.epochs, found.members
+
+    assert bought(2, 100000)[0] < 100000 and bought(2, 100000)[1] == 1
+    epochs, members = bought(2, 4)
+    assert epochs == 4 and 1 < members <= 50
+    assert bought(1e-6, 4) == (1, 1)
+    assert within_budget(make(load(words).trainer), model, task, zoo).members == 50
+
+
+def test_a_resumed_run_has_the_epochs_and_members_that_it_began_with(tiny: list[str], tmp_path: Path) -> None:
+    words = [*tiny, "model=native", "trainer.members=3"]
+    assert begun_with(tmp_path) is None
+    train(load(words), tmp_path)
+    resumed = train(load([*tiny, "model=native", "trainer.cpu_seconds=1e-6"]), tmp_path, resume=True)[2]
+    assert len(members_of(resumed)) == 3
+
+
+def test_edits_are_not_averaged(sirens: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="only numbers are averaged"):
+        train(load([*sirens, "task=dilate", "model=edit/native", "trainer.members=2"]), tmp_path)
+
+
+def test_at_least_one_member(tiny: list[str]) -> None:
+    with pytest.raises(ExperimentError, match="trainer.members=0"):
+        make(load([*tiny, "trainer.members=0"]).trainer)
