@@ -141,7 +141,7 @@ def _table(rows: Sequence[Entry], title: str, measure: str) -> Table:
     sizes, others = list(rows[0]["decades"]), list(rows[0]["others"])
     extra = [TITLES[c.removeprefix("test_")] for c in others]
     head = [title, TITLES[measure], *extra, *(f"{size} dec" for size in sizes)]
-    head += [*(["largest shift"] if sizes else []), "parameters", "epochs", "CPU s"]
+    head += [*(["largest shift"] if sizes else []), "parameters", "epochs", "members", "CPU s"]
     lines = []
     for r in rows:
         cells = [_name(r), of_row(r, measure), *(written(c.removeprefix("test_"), r["others"][c]) for c in others)]
@@ -149,7 +149,9 @@ def _table(rows: Sequence[Entry], title: str, measure: str) -> Table:
         if sizes:
             shift = r["shift"][sizes[-1]]
             cells.append("not finite" if shift is None else f"{shift:.0e}")
-        lines.append([*cells, f"{r['parameters']:,}", f"{r['epochs']:.0f}", _seconds(r["cpu_s"])])
+        lines.append(
+            [*cells, f"{r['parameters']:,}", f"{r['epochs']:.0f}", f"{r['members']:.0f}", _seconds(r["cpu_s"])]
+        )
     return Table(head, lines, frozenset(i for i, r in enumerate(rows) if r["ours"]))
 
 

@@ -135,6 +135,7 @@ def _row(s: ModelSummary, measure: str, moved: dict[str, str]) -> Entry:
         "decades": {size: s.mean[column] for size, column in moved.items()}, "shift": shifts,
         "ranges": {size: [float(min(s.cells[c])), float(max(s.cells[c]))] for size, c in moved.items()},
         "parameters": round(s.mean["parameters"]), "cpu_s": s.mean["cpu_s"], "epochs": s.mean["epochs"],
+        "members": s.mean.get("members", 1.0),  # tables from before there were any do not say
         "setting": _word(first.get("setting")), "learning_rate": s.mean["learning_rate"],
         "weight_decay": s.mean["weight_decay"], "history": [_records(h, goodness(measure)) for h in s.cells["history"]],
     }  # fmt: skip

@@ -125,7 +125,10 @@ def _scaling(found: dict[str, Any]) -> Table:
 
 def _loading(rows: list[dict[str, Any]]) -> Table:
     lines = [[r["shape"], r["name"], *(_percent(r["share"][k]) for k in ("cpu", "wall"))] for r in rows]
-    text = "Share of zoo.batch, shuffled rows from a memory-mapped file, in a training step. Wanted: at most 5 %."
+    text = (
+        "Share of zoo.batch, shuffled rows from a memory-mapped file, in a training step; batches and steps of one model "
+        "take turns. Wanted: at most 5 %."
+    )
     return Table("Data loading", text, ("networks", "model", "CPU", "wall"), lines)
 
 
