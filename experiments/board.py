@@ -150,7 +150,7 @@ def _table(rows: Sequence[Entry], title: str, measure: str) -> Table:
             shift = r["shift"][sizes[-1]]
             cells.append("not finite" if shift is None else f"{shift:.0e}")
         lines.append(
-            [*cells, f"{r['parameters']:,}", f"{r['epochs']:.0f}", f"{r['members']:.0f}", _seconds(r["cpu_s"])]
+            [*cells, f"{r['parameters']:,}", f"{r['epochs']:.0f}", f"{r.get('members', 1):.0f}", _seconds(r["cpu_s"])]
         )
     return Table(head, lines, frozenset(i for i, r in enumerate(rows) if r["ours"]))
 
