@@ -28,13 +28,13 @@ def goodness(measure: str) -> float:
 
 
 def written(measure: str, value: float) -> str:
-    """A value as people read it: three decimals, or powers of ten where a measure shrinks towards 0.
+    """A value as people read it: three decimals, four of R², which comes close to 1, or powers of ten towards 0.
 
     Example:
-        >>> written("tau", 0.81234), written("mse", 0.0012345)
-        ('0.812', '1.23e-03')
+        >>> written("tau", 0.81234), written("r2", 0.99921), written("mse", 0.0012345)
+        ('0.812', '0.9992', '1.23e-03')
     """
-    return f"{value:.2e}" if measure in SMALLER else f"{value:.3f}"
+    return f"{value:.2e}" if measure in SMALLER else f"{value:.{4 if measure == 'r2' else 3}f}"
 
 
 def kendall_tau(prediction: Tensor, label: Tensor) -> float:
