@@ -117,7 +117,7 @@ def by_width(
 
 
 def against_published(*, networks: int = 64, rounds: int = 3, only: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Our ``combined`` and the counterpart here of every published code, beside its own figure.
+    """Our ``probes`` and the counterpart here of every published code, beside its own figure.
 
     Args:
         networks: per step.
@@ -131,7 +131,7 @@ def against_published(*, networks: int = 64, rounds: int = 3, only: Sequence[str
         shape = SHAPES[figure.shape]
         stack = shape.stack(networks)
         steps = {
-            "combined": training_step(ours("combined", shape), stack),
+            "probes": training_step(ours("probes", shape), stack),
             "counterpart": training_step(_counterpart(figure, shape), stack),
         }
         mine, theirs = measured(steps, {}, networks, rounds)
@@ -140,7 +140,7 @@ def against_published(*, networks: int = 64, rounds: int = 3, only: Sequence[str
                 "shape": shape.title, "published": figure.model, "baseline": figure.baseline, "source": figure.codes,
                 "published_step_ms": figure.step_ms,
                 "published_peak_kb_per_network": None if figure.peak_mb is None else 1024 * figure.peak_mb / 64,
-                "combined": mine, "counterpart": theirs,
+                "probes": mine, "counterpart": theirs,
                 "cheaper_time": figure.step_ms / mine["cpu_ms"]["middle"],
                 "counterpart_cheaper_time": figure.step_ms / theirs["cpu_ms"]["middle"],
             }

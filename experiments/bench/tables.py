@@ -92,18 +92,18 @@ def _widths(rows: list[dict[str, Any]]) -> Table:
 
 
 def _published(rows: list[dict[str, Any]]) -> Table:
-    head = ("networks", "published code", "its ms", "combined, CPU ms", "times cheaper", "our counterpart, CPU ms")
-    head += ("times cheaper", "its KiB per network", "combined", "share")
+    head = ("networks", "published code", "its ms", "probes, CPU ms", "times cheaper", "our counterpart, CPU ms")
+    head += ("times cheaper", "its KiB per network", "probes", "share")
     lines = []
     for r in rows:
-        theirs, mine = r["published_peak_kb_per_network"], r["combined"]["peak_kb_per_network"]
-        line = [r["shape"], r["published"], f"{r['published_step_ms']:,}", spread(r["combined"]["cpu_ms"])]
+        theirs, mine = r["published_peak_kb_per_network"], r["probes"]["peak_kb_per_network"]
+        line = [r["shape"], r["published"], f"{r['published_step_ms']:,}", spread(r["probes"]["cpu_ms"])]
         line += [f"{r['cheaper_time']:.1f}", spread(r["counterpart"]["cpu_ms"]), f"{r['counterpart_cheaper_time']:.1f}"]
         line += [f"{theirs:,.0f}", f"{mine:,.1f}", f"1/{theirs / mine:.0f}"] if theirs else ["", f"{mine:,.1f}", ""]
         lines.append(line)
     text = (
         "Training steps on 64 networks: published codes, run unmodified at another time, perhaps on another processor "
-        "(experiments/published_costs.yaml says how; growth of resident memory), next to our combined model and to the "
+        "(experiments/published_costs.yaml says how; growth of resident memory), next to our model probes and to the "
         "same baseline here with the published settings."
     )
     return Table("Published codes", text, head, lines)
@@ -126,8 +126,8 @@ def _scaling(found: dict[str, Any]) -> Table:
 def _loading(rows: list[dict[str, Any]]) -> Table:
     lines = [[r["shape"], r["name"], *(_percent(r["share"][k]) for k in ("cpu", "wall"))] for r in rows]
     text = (
-        "Share of zoo.batch, shuffled rows from a memory-mapped file, in a training step; batches and steps of one model "
-        "take turns. Wanted: at most 5 %."
+        "Share of zoo.batch, shuffled rows from a memory-mapped file, in a training step; batches and steps of one "
+        "model take turns. Wanted: at most 5 %."
     )
     return Table("Data loading", text, ("networks", "model", "CPU", "wall"), lines)
 

@@ -17,8 +17,8 @@ from experiments.zoos.fast_cnn import Dropout, map_shapes
 from experiments.zoos.images import Images
 from graphnfn.spec import NetSpec
 
-_KINDS = {"identity": 0, "relu": 1, "tanh": 2, "sin": 3}  # as in neurons.h
-"""As in ``products.h``; nothing is done to the outputs of the last layer."""
+_KINDS = {"identity": 0, "relu": 1, "tanh": 2, "sin": 3}
+"""As in ``neurons.h``; nothing is done to the outputs of the last layer."""
 
 
 class _Layer(ctypes.Structure):
