@@ -14,6 +14,9 @@ from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.zoo.files import Rows, WeightFiles, as_run
 
+MOST_NODES = 2**24
+"""Numbers that are kept in memory at most for the nodes of all networks of a spec."""
+
 
 class ZooWeights:
     """The stacks of a zoo together with their meaning.
@@ -71,7 +74,30 @@ class ZooWeights:
 
     def _stack(self, s: int, lines: Rows) -> Stack:
         spec = self.specs[s]
+        if not isinstance(lines, slice) and (whole := self._whole[s]) is not None:
+            return whole.apply(lambda t: t.index_select(0, lines))  # copies row by row
         return Stack.pack(spec, {name: self._files.take(self._key(s, name), lines) for name in spec.params})
+
+    @cached_property
+    def _whole(self) -> list[Stack | None]:
+        """Per spec, all its networks as one stack: blocks stay in the files, nodes are in memory.
+
+        A batch takes as many copies then as there are blocks, and one. None where it would cost more than it saves:
+        where a block would have to be copied, or where there are too many nodes.
+        """
+        return [self._packed(s) for s in range(len(self.specs))]
+
+    def _packed(self, s: int) -> Stack | None:
+        spec, keys = self.specs[s], {name: self._key(s, name) for name in self.specs[s].params}
+        parts = [self._files.pieces[key] for key in keys.values()]
+        types = {pieces[0].dtype for pieces in parts}
+        views = all(b.dims == tuple(range(len(b.dims))) for b in spec.blocks)
+        if not views or any(len(pieces) > 1 for pieces in parts) or len(types) > 1:
+            return None
+        count, times = len(parts[0][0]), len(self.specs) if self._shared else 1
+        if not parts[0][0].is_floating_point() or times * count * spec.num_nodes * spec.num_fields > MOST_NODES:
+            return None
+        return Stack.pack(spec, {name: self._files.pieces[key][0] for name, key in keys.items()})
 
     def _key(self, s: int, name: str) -> str:
         return name if self._shared else f"{s}/{name}"

@@ -78,6 +78,21 @@ def test_consecutive_rows_are_views_of_the_file(tmp_path: Path, other_shapes: li
     assert gathered.data_ptr() != whole[2].data_ptr()
 
 
+@pytest.mark.parametrize("most", [2**24, 0])
+def test_batches_are_copies_whatever_is_kept_in_memory(
+    tmp_path: Path, stacks: list[Stack], table: pd.DataFrame, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphnfn.zoo.weights.MOST_NODES", most)
+    Zoo.write(tmp_path / "zoo", stacks, table)
+    zoo, rows = Zoo.open(tmp_path / "zoo"), [8, 1, 5, 0]  # of no spec are they consecutive
+    reference = _reference(stacks, table)
+    for stack in zoo.batch(rows).stacks():
+        for tensor in (stack.nodes, *stack.blocks):
+            tensor.fill_(7.0)
+    assert _same(zoo.batch(rows), [reference[r] for r in rows])
+    assert (zoo._weights._whole[0] is None) == (most == 0)
+
+
 def test_splits(zoo: Zoo) -> None:
     with pytest.raises(ZooError, match="with_split"):
         zoo.split("train")
