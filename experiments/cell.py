@@ -87,13 +87,14 @@ def train(
         options: ``resume``, ``callbacks`` and ``progress`` of :func:`experiments.training.fit`.
     """
     zoo, task, first = prepare(config, zoo)
+    if config.trainer.members > 1 and isinstance(task, EditTask):
+        raise ExperimentError(
+            f"got trainer.members={config.trainer.members} for task {task.column!r}; expected 1: only numbers are "
+            "averaged so, model.outputs averages edited functions"
+        )
     first = _with_parameters(first, zoo)
     resumed = begun_with(folder) if options.get("resume") else None
     recipe = resumed or within_budget(make(config.trainer), first, task, zoo)
-    if recipe.members > 1 and isinstance(task, EditTask):
-        raise ExperimentError(
-            f"got trainer.members={recipe.members} for task {task.column!r}: only numbers are averaged"
-        )
     model = with_members(first, lambda: _with_parameters(build_model(config, task, zoo), zoo), recipe.members)
     return zoo, task, model, fit(model, task, zoo, recipe, folder, **options)
 

@@ -212,9 +212,10 @@ def fit(
 
 
 def begun_with(folder: Path) -> TrainerConfig | None:
-    """How the training in a folder was begun; None where there is no checkpoint."""
+    """How the training in a folder was begun; None where there is no checkpoint, or one of before it was kept."""
     path = folder / LAST
-    return TrainerConfig(**torch.load(path, weights_only=True)[RECIPE]) if path.is_file() else None
+    recipe = torch.load(path, weights_only=True).get(RECIPE) if path.is_file() else None
+    return None if recipe is None else TrainerConfig(**recipe)
 
 
 @contextmanager

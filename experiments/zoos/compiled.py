@@ -11,7 +11,7 @@ from torch import Tensor
 from graphnfn.nn.library import TYPES, library
 
 INT, REAL = ctypes.c_int64, ctypes.c_double
-_FOLDER = Path(__file__).with_name("csrc")
+FOLDER = Path(__file__).with_name("csrc")
 
 
 def can_compile(like: Tensor) -> bool:
@@ -22,7 +22,7 @@ def can_compile(like: Tensor) -> bool:
         >>> can_compile(torch.ones(1, dtype=torch.int64))
         False
     """
-    return like.dtype in TYPES and like.device.type == "cpu" and library(like.dtype, _FOLDER) is not None
+    return like.dtype in TYPES and like.device.type == "cpu" and library(like.dtype, FOLDER) is not None
 
 
 def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -39,5 +39,5 @@ def call(name: str, task: ctypes.Structure, like: Tensor, networks: int) -> None
         like: says for which numbers.
         networks: how many.
     """
-    if getattr(library(like.dtype, _FOLDER), name)(ctypes.byref(task), INT(networks)):
+    if getattr(library(like.dtype, FOLDER), name)(ctypes.byref(task), INT(networks)):
         raise MemoryError(f"no memory for the scratch space of {name}")

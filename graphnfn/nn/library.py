@@ -55,7 +55,11 @@ def library(dtype: torch.dtype, folder: Path = FOLDER) -> ctypes.CDLL | None:
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             lines = (error.stderr or b"").decode(errors="replace").splitlines()
             reason = next((line for line in lines if "error" in line.lower()), str(error))
-            warnings.warn(f"no C functions of {folder.parent.name}, PyTorch's take their place: {reason}", stacklevel=2)
+            warnings.warn(
+                f"{compiler} does not compile {folder}: {reason}. PyTorch's operators do the same, more slowly; with "
+                "GRAPHNFN_COMPILED=0 nothing is tried, CC names another compiler",
+                stacklevel=2,
+            )
             break
     return None
 

@@ -15,7 +15,7 @@ from graphnfn.stack import Stack
 from graphnfn.zoo.files import Rows, WeightFiles, as_run
 
 MOST_NODES = 2**24
-"""Numbers that are kept in memory at most for the nodes of all networks of a spec."""
+"""Numbers that are kept in memory at most for the nodes of all networks of a zoo."""
 
 
 class ZooWeights:
@@ -85,17 +85,17 @@ class ZooWeights:
         A batch takes as many copies then as there are blocks, and one. None where it would cost more than it saves:
         where a block would have to be copied, or where there are too many nodes.
         """
-        return [self._packed(s) for s in range(len(self.specs))]
+        counts = [self._files.shape(self._key(s, next(iter(spec.params))))[0] for s, spec in enumerate(self.specs)]
+        numbers = sum(n * spec.num_nodes * spec.num_fields for n, spec in zip(counts, self.specs, strict=True))
+        return [self._packed(s) if numbers <= MOST_NODES else None for s in range(len(self.specs))]
 
     def _packed(self, s: int) -> Stack | None:
         spec, keys = self.specs[s], {name: self._key(s, name) for name in self.specs[s].params}
         parts = [self._files.pieces[key] for key in keys.values()]
         types = {pieces[0].dtype for pieces in parts}
         views = all(b.dims == tuple(range(len(b.dims))) for b in spec.blocks)
-        if not views or any(len(pieces) > 1 for pieces in parts) or len(types) > 1:
-            return None
-        count, times = len(parts[0][0]), len(self.specs) if self._shared else 1
-        if not parts[0][0].is_floating_point() or times * count * spec.num_nodes * spec.num_fields > MOST_NODES:
+        one_file = all(len(pieces) == 1 for pieces in parts)
+        if not (views and one_file and len(types) == 1 and parts[0][0].is_floating_point()):
             return None
         return Stack.pack(spec, {name: self._files.pieces[key][0] for name, key in keys.items()})
 
