@@ -39,6 +39,7 @@ class BlockWiring(Wiring):
                     kind=fact.kind,
                     parts=fact.parts,
                     plain=fact.plain,
+                    first=self.spec.levels[i] == 1,
                     slope=nodes[:, here, _SLOPE : _SLOPE + 1] if nodes.shape[-1] > _SLOPE else None,
                 )
             )

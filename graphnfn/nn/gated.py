@@ -24,6 +24,11 @@ class GatedSweep(nn.Module):
     ``(d_j, g_j, h_j) = MLP(e_j, R_j, |r_j + o_j|)``, ``e_j <- e_j + d_j``,
     ``a_j = norm(k_j B r_j (1 + g_j) + C m_j h_j)`` (in-typed).
 
+    m_i and a_j are in units of the neuron's own period: multiplied by omega where the activation is sin or cos
+    (``sin(omega z)``), as the messages of a SIREN's weights, a few hundredths, are compared with phases of order 1.
+    Where inputs feed such neurons, weights enter as Fourier features: ``sin m_i`` takes the place of m_i and
+    ``s_i cos m_i`` that of s_i, since pictures are made of frequencies, and hardly linear in them.
+
     Args:
         width: channels d of each type.
         sizes: of the tables of input neurons, output neurons and taps.
@@ -59,10 +64,13 @@ class GatedSweep(nn.Module):
                 odd.append(start)
                 arrived.append(torch.zeros_like(start))
                 continue
-            m = wiring.pull(i, odd, self.odd_taps)
+            m, bias = level.in_units(wiring.pull(i, odd, self.odd_taps)), level.turned_bias
             mass = wiring.pull(i, even, self.even_taps, torch.abs)
-            response = torch.addcmul(level.turned(m), level.turned_bias, self.offset)
-            typed = level.turned(self.mix_down(m)), level.turned_bias
+            if level.first and any(act.rule.half_turns for act, _, _ in level.parts):
+                m, wave = level.waves(m)
+                bias = bias * wave
+            response = torch.addcmul(level.turned(m), bias, self.offset)
+            typed = level.turned(self.mix_down(m)), bias
             changed, sent = gate(self.down, level, e, mass, response, typed)
             assert sent is not None
             even.append(changed)
@@ -84,5 +92,5 @@ class GatedSweep(nn.Module):
             typed = (level.turned(self.mix_up(r)), self.keep(arrived[i])) if behind else None
             even[i], sent = gate(self.up, level, e, mass, torch.addcmul(r, o, self.meet), typed)
             if sent is not None:
-                back[i] = sent
+                back[i] = level.in_units(sent)
         return State(even, state.odd)

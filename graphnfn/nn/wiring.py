@@ -47,6 +47,7 @@ class Level:
         kind: activation id ``[...]``.
         parts: the activations, whether their sign is free, and the mask of the neurons that have it (None: all).
         plain: whether ``turn`` is 1 for all.
+        first: whether nothing but input neurons feeds these.
         slope: PReLU slopes ``[..., 1]``, where there are any.
     """
 
@@ -60,6 +61,7 @@ class Level:
     kind: Tensor
     parts: Parts
     plain: bool
+    first: bool
     slope: Tensor | None
 
     @cached_property
@@ -90,6 +92,29 @@ class Level:
     def turned(self, values: Tensor) -> Tensor:
         """In-typed values as out-typed ones, and back."""
         return values if self.turn is None else values * self.turn
+
+    @cached_property
+    def frequency(self) -> Tensor | float:
+        """omega ``[..., 1]`` of the neurons whose activation has a period, 1 of the others; or one number for all."""
+        found: Tensor | float = 1.0
+        for act, _, rows in self.parts:
+            if act.rule.half_turns:
+                own = torch.full_like(self.bias, act.parameter)
+                found = act.parameter if rows is None else torch.where(rows, own, found)
+        return found
+
+    def in_units(self, typed: Tensor) -> Tensor:
+        """In-typed values in units of the period, ``omega x``: those in which a bias turns a neuron's phase."""
+        return typed if isinstance(self.frequency, float) and self.frequency == 1 else typed * self.frequency
+
+    def waves(self, m: Tensor) -> tuple[Tensor, Tensor]:
+        """``sin m`` (in-typed) and ``cos m`` (even) of in-typed m; m and 1 where an activation has no period."""
+        sine, cosine = m, torch.ones_like(m)
+        for act, _, rows in self.parts:
+            if act.rule.half_turns:
+                sine = m.sin() if rows is None else torch.where(rows, m.sin(), sine)
+                cosine = m.cos() if rows is None else torch.where(rows, m.cos(), cosine)
+        return sine, cosine
 
     def activate(self, z: Tensor, slope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Every neuron's own activation at z, and its derivative there (rows that mix neurons: identity).

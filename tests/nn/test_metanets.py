@@ -34,6 +34,11 @@ def per_neuron_spec():
     return mlp_spec([3, 6, 5, 2], [first, second])
 
 
+def waves_behind_inputs_spec():
+    first = [Activation("sin", 3.0)] * 2 + [Activation("relu")] * 2 + [Activation("cos", 0.7)] * 2
+    return mlp_spec([3, 6, 4, 2], [first, [Activation("sin", 0.3)] * 4])
+
+
 def mixed_specs():
     return [
         mlp_spec([2, 8, 8, 1], "sin", omega=30.0),
@@ -44,6 +49,7 @@ def mixed_specs():
         small_cnn_spec([2, 4, 4, 6], 5, "cos", kernel=5),
         flat_cnn(),
         per_neuron_spec(),
+        waves_behind_inputs_spec(),
     ]
 
 
