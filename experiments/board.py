@@ -198,11 +198,21 @@ def _origin(boards: Mapping[str, Entry], stored: str) -> list[Part]:
             budget = "" if s["cpu_seconds"] is None else f" for {s['cpu_seconds']:g} CPU seconds each"
             text += (
                 f" Settings were chosen on validation networks among {len(s['settings'])}, trained{budget} with seeds "
-                f"{s['seeds']}, the same for every model: `{s['command']}`; commit {s['commit']}."
+                f"{_seeds(s['seeds'])}, the same for every model: `{s['command']}`; commit {s['commit']}."
             )
         machine = ", ".join(f"{k}: {v}" for k, v in board["machine"].items())
         parts.append(Text(f"{text} Machine: {machine}. One thread per cell."))
     return parts
+
+
+def _seeds(of: Mapping[str, Sequence[int]]) -> str:
+    """The seeds of a search, told apart by case where they differ."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for case, seeds in of.items():
+        groups.setdefault(tuple(seeds), []).append(case)
+    if len(groups) == 1:
+        return str(list(*groups))
+    return " and ".join(f"{list(seeds)} for {', '.join(cases)}" for seeds, cases in groups.items())
 
 
 def _name(row: Entry) -> str:

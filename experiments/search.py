@@ -56,7 +56,7 @@ def search(overrides: Sequence[str], folder: Path, report: Report) -> Row:
     start = time.perf_counter()
     plan = cases(overrides)
     config = plan[0].config
-    if not config.search.settings or not config.search.seeds:
+    if not config.search.settings or not all(case.config.search.seeds for case in plan):
         raise ExperimentError("search.settings and search.seeds must not be empty")
     for case in plan:
         for_learning(open_zoo(case.config.zoo)).validate()
@@ -73,7 +73,7 @@ def search(overrides: Sequence[str], folder: Path, report: Report) -> Row:
         "command": shlex.join(["graphnfn", "search", *overrides, "--output", str(folder)]),
         "commit": ", ".join(sorted({str(t["commit"]) for t in trials})),
         "machine": provenance.machine(), "seconds": time.perf_counter() - start, "settings": settings,
-        "seeds": list(config.search.seeds), "cpu_seconds": config.search.cpu_seconds,
+        "seeds": {case.name: list(case.config.search.seeds) for case in plan}, "cpu_seconds": config.search.cpu_seconds,
         "chosen": choose(trials, settings), "trials": trials,
     }  # fmt: skip
     write_text(folder / SEARCH, json.dumps(result, indent=1, allow_nan=False) + "\n")
@@ -149,11 +149,17 @@ def markdown(result: Row) -> str:
     budget = "" if result["cpu_seconds"] is None else f", {result['cpu_seconds']:g} CPU seconds of training each"
     lines = ["# Search", "", f"Made by `{result['command']}`; commit {result['commit']}.", ""]
     lines += [
-        f"Best score on the validation networks, mean over seeds {result['seeds']}{budget}. **Bold**: chosen.",
+        f"Best score on the validation networks, mean over seeds{budget}. **Bold**: chosen.",
         "",
     ]
     for case, models in result["chosen"].items():
-        lines += [f"## {case}".rstrip(), "", "| model | " + " | ".join(result["settings"]) + " |"]
+        lines += [
+            f"## {case}".rstrip(),
+            "",
+            f"Seeds {result['seeds'][case]}.",
+            "",
+            "| model | " + " | ".join(result["settings"]) + " |",
+        ]
         lines += ["|---|" + "---:|" * len(result["settings"])]
         for model, chosen in models.items():
             cells = []

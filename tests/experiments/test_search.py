@@ -127,6 +127,19 @@ def test_a_comparison_takes_what_was_chosen(done: dict, tiny: list[str], folder:
     assert all(r["setting"] == picked[r["model"]]["setting"] for r in board["cases"][0]["rows"])
     (origin,) = [p.text for p in document({"here": board}) if isinstance(p, Text) and "made by" in p.text]
     assert "Settings were chosen on validation networks among 2, trained with seeds [0]" in origin
+    board["search"]["seeds"] = {"a": [0, 1], "b": [0], "c": [0, 1]}
+    (origin,) = [p.text for p in document({"here": board}) if isinstance(p, Text) and "made by" in p.text]
+    assert "trained with seeds [0, 1] for a, c and [0] for b, the same" in origin
+
+
+def test_a_case_may_have_seeds_of_its_own(tiny: list[str], tmp_path: Path) -> None:
+    given = words(tiny, "['trainer.learning_rate=0.01 trainer.epochs=1']")
+    two = ["+compare.cases.a='search.seeds=[0,1]'", "+compare.cases.b=''"]
+    found = search([*given, *two, "compare.models=[statnn]"], tmp_path, lambda _: None)
+    assert found["seeds"] == {"a": [0, 1], "b": [0]}
+    assert sorted((t["case"], t["seed"]) for t in found["trials"]) == [("a", 0), ("a", 1), ("b", 0)]
+    text = (tmp_path / "search.md").read_text()
+    assert "## a\n\nSeeds [0, 1]." in text and "## b\n\nSeeds [0]." in text
 
 
 def test_the_setting_is_part_of_a_cells_key(tiny: list[str], tmp_path: Path) -> None:
