@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.special import legendre_polynomial_p
 
 from graphnfn.errors import SpecError
 from graphnfn.nn.answers import answers
@@ -16,6 +17,12 @@ from graphnfn.stack import Stack
 
 SIDES = {1: 64, 2: 16, 3: 8}
 """Grid points per axis, by the number of axes."""
+WIDTHS = {1: 32, 2: 32, 3: 12}
+"""Channels of a reader's first convolution, by the number of axes: volumes have many points."""
+DEGREES = 4
+"""Moments per axis: of the constant, linear, quadratic and cubic polynomial."""
+PACE = 16.0
+"""Factor of the moments, which are small, so that what reads them learns as fast as the convolutions."""
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
 """By dimensions of a batch of pictures: convolutions hand on the layout of their weights, and CPUs pool channels that
@@ -34,8 +41,32 @@ def lattice(rank: int, side: int) -> Tensor:
     return torch.stack(torch.meshgrid(*[axis] * rank, indexing="ij"), -1).flatten(0, -2)
 
 
+def moments(rank: int) -> Tensor:
+    """Weights of integrals against products of Legendre polynomials, ``[DEGREES^rank, side^rank]``.
+
+    Row (k_1, ..., k_rank) times the values at the points of the lattice is ``mean_u f(u) prod_a sqrt(2 k_a + 1)
+    P_{k_a}(u_a)`` over ``[-1, 1]^rank`` by the trapezoid rule; the polynomials are orthonormal under that mean.
+
+    Example:
+        >>> bool((moments(2)[0].sum() - 1).abs() < 1e-6)  # the mean of 1
+        True
+    """
+    side = SIDES[rank]
+    axis = torch.linspace(-1, 1, side, dtype=torch.float64)
+    step = torch.full((side,), 1 / (side - 1), dtype=torch.float64)
+    step[0] = step[-1] = step[0] / 2
+    line = torch.stack([(2 * k + 1) ** 0.5 * legendre_polynomial_p(axis, k) for k in range(DEGREES)]) * step
+    found = line
+    for _ in range(rank - 1):
+        found = torch.einsum("ku,lv->kluv", found, line).flatten(0, 1).flatten(1)
+    return found.float()
+
+
 class LatticeReader(nn.Module):
-    """A CNN on values at lattice points: two convolutions with maximum pooling, two dense layers.
+    """A CNN on values at lattice points: two convolutions with maximum pooling, two dense layers; beside it moments.
+
+    Moments are integrals of the picture against polynomials, see :func:`moments`. They enter linearly, since what is
+    asked of a function is often an integral, such as its mean, which a CNN with maximum pooling has to approximate.
 
     Args:
         rank: axes of the lattice.
@@ -61,8 +92,16 @@ class LatticeReader(nn.Module):
             nn.Dropout(dropout), nn.Linear(entries, 4 * width), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(4 * width, out),
         )  # fmt: skip
+        self.register_buffer("integrals", PACE * moments(rank), persistent=False)
+        self.moments = nn.Linear(channels * DEGREES**rank, out, bias=False)
+
+    integrals: Tensor
 
     def forward(self, picture: Tensor) -> Tensor:
+        seen = self.moments((picture.flatten(2) @ self.integrals.T.to(picture.dtype)).flatten(1))
+        return seen + self._convolved(picture)
+
+    def _convolved(self, picture: Tensor) -> Tensor:
         layout = _LAYOUT.get(picture.dim()) if picture.device.type == "cpu" else None
         for layer in self.layers:
             if layout is not None and isinstance(layer, (nn.Conv2d, nn.Conv3d)):
@@ -112,7 +151,7 @@ class LatticeProbes(nn.Module):
         self.width, self.outputs, self.jitter = width, sizes.outputs, jitter
         channels, out = sizes.outputs, sizes.outputs * width
         self.readers = nn.ModuleDict(
-            {str(k): LatticeReader(k, channels, out, dropout=dropout) for k in sizes.coordinates}
+            {str(k): LatticeReader(k, channels, out, width=WIDTHS[k], dropout=dropout) for k in sizes.coordinates}
         )
 
     def forward(self, state: State, wiring: Wiring) -> State:

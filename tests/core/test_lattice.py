@@ -11,7 +11,7 @@ from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.errors import SpecError
 from graphnfn.functional import run
 from graphnfn.nn.blocks import BlockWiring
-from graphnfn.nn.lattice import SIDES, LatticeProbes, LatticeReader, lattice
+from graphnfn.nn.lattice import DEGREES, PACE, SIDES, LatticeProbes, LatticeReader, lattice, moments
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes
 from graphnfn.spec import NetSpec
@@ -60,7 +60,8 @@ def test_the_layout_of_a_reader_changes_no_number(rank: int) -> None:
     usual = torch.nn.Sequential(*(layers[i] for i in (0, 2, 1, 3, 5, 4, *range(6, len(layers)))))
     picture = torch.randn(3, 2, *[SIDES[rank]] * rank, dtype=torch.float64, requires_grad=True)
     wanted = [picture, *reader.parameters()]
-    seen, expected = reader(picture), usual(picture)
+    straight = reader.moments((picture.flatten(2) @ reader.integrals.T).flatten(1))
+    seen, expected = reader(picture), usual(picture) + straight
     torch.testing.assert_close(seen, expected)
     for a, b in zip(*(torch.autograd.grad(t.square().sum(), wanted) for t in (seen, expected)), strict=True):
         torch.testing.assert_close(a, b)
@@ -101,3 +102,28 @@ def test_all_parameters_learn() -> None:
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(SpecError, match=r"expected numbers in \[0, 1\)"):
         gn.MetaNetConfig(**bad)
+
+
+@pytest.mark.parametrize("rank", SIDES)
+def test_moments_are_integrals_against_orthonormal_polynomials(rank):
+    """By the trapezoid rule, so that products of linear functions have errors of the step's square."""
+    points = lattice(rank, SIDES[rank]).double()
+    found = moments(rank).double() @ torch.stack([torch.ones(len(points)), *(3**0.5 * points).T], 1)
+    places = [0, *(DEGREES ** (rank - 1 - k) for k in range(rank))]  # of the constant and the linear polynomials
+    expected = torch.zeros_like(found)
+    expected[places, range(rank + 1)] = 1
+    assert (found[[*places]] - expected[[*places]]).abs().max() < 2 / (SIDES[rank] - 1) ** 2 + 1e-6
+    assert found[0, 0] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_mean_is_linear_in_what_the_reader_sees():
+    """With the convolutions off, the reader can be the mean of the picture; with the plain mean, edges count twice."""
+    reader = LatticeReader(3, 1, 1)
+    with torch.no_grad():
+        for parameter in reader.parameters():
+            parameter.zero_()
+        reader.moments.weight[0, 0] = 1 / PACE
+    points = lattice(3, SIDES[3])
+    picture = points[:, 0] ** 2 + points[:, 1]  # of mean 1 / 3
+    seen = reader(picture.view(1, 1, *[SIDES[3]] * 3)).item()
+    assert abs(seen - 1 / 3) < 0.015 < abs(picture.mean().item() - 1 / 3)
