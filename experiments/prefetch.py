@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 class Prefetched:
     """The batches of a loader, in its order, each read in a thread while the one before is worked on.
 
-    A thread lives from the first batch of an iteration to its end, or until it is closed or dropped: between iterations
-    there is none, so that a process can be forked. What goes wrong in it is raised where its batch is asked for. PyTorch's
-    loader reads ahead in processes only, which would have to pickle every batch.
+    A thread lives from the first batch of an iteration to its end, or until it is closed or dropped: between
+    iterations there is none, so that a process can be forked. What goes wrong in it is raised where its batch is asked
+    for. PyTorch's loader reads ahead in processes only, which costs more than to read a memory-mapped batch.
 
     Args:
         loader: without worker processes. What it draws from PyTorch's global random numbers it must draw in
