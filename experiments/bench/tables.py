@@ -147,10 +147,11 @@ def _compile(rows: list[dict[str, Any]]) -> Table:
         line += [f"{r['first_s']:.0f}", f"{r['output_error']:.0e}", f"{r['gradient_error']:.0e}"]
         lines.append([*line, f"{r['graphs']}, {r['breaks']}"])
     text = (
-        f"Training steps on {rows[0]['networks']} networks, default settings, as they are and under torch.compile with "
-        "its defaults, in turns: ratios below 1 are faster. It compiles PyTorch's operators, which take the place of what "
-        "is written in C as far as its graphs reach. Compilation is what the first forward and backward passes take "
-        "longer than a later step, with nothing cached. Errors are relative, those of all gradients together."
+        f"Training steps on {rows[0]['networks']} networks, default settings, as they are and under torch.compile "
+        "with its defaults, in turns: ratios below 1 are faster. It compiles PyTorch's operators, which take the place "
+        "of what is written in C as far as its graphs reach. Compilation is what the first forward and backward passes "
+        "take longer than a later step, with nothing cached. Errors are relative, in evaluation mode, those of all "
+        "gradients together."
     )
     head = ("networks", "model", "CPU ms", "compiled, CPU ms", "compiled / eager, CPU", "wall", "compilation, s")
     return Table("torch.compile", text, (*head, "error of outputs", "of gradients", "graphs, breaks"), lines)
