@@ -63,14 +63,17 @@ def _compared(model: nn.Module, stack: AnyStack, rounds: int, backend: Any) -> d
     counters.clear()
     twin = copy.deepcopy(model)
     compiled: Any = torch.compile(twin, backend=backend)
-    with torch.compiler.config.patch(force_disable_caches=True):  # what is compiled already would take no time
+    options: Any = torch.compiler.config
+    with options.patch(force_disable_caches=True):  # what is compiled already would take no time
         start = time.perf_counter()
         _results(compiled, twin, stack)
         first_s = time.perf_counter() - start
         facts = {"graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values())}
-        model.eval(), twin.eval()  # without dropout, whose random numbers are others
+        for one in (model, twin):
+            one.eval()  # without dropout, whose random numbers are others
         found, wanted = _results(compiled, twin, stack), _results(model, model, stack)
-        model.train(), twin.train()
+        for one in (model, twin):
+            one.train()
         times = interleaved(
             {"eager": training_step(model, stack), "compiled": training_step(compiled, stack)}, rounds=rounds
         )
