@@ -95,5 +95,6 @@ class Pick:
 
 
 def share_loader(zoo: Zoo, rows: Tensor, task: Task, shares: Shares) -> DataLoader[Batch]:
-    """Batches of some rows of a zoo, as far as one process takes them."""
-    return DataLoader(range(len(rows)), batch_sampler=shares, collate_fn=Pick(zoo, rows, task.labels(zoo, rows)))  # type: ignore[arg-type]
+    """Batches of some rows of a zoo, as far as one process takes them; leaves the global random numbers alone."""
+    pick, own = Pick(zoo, rows, task.labels(zoo, rows)), torch.Generator()
+    return DataLoader(range(len(rows)), batch_sampler=shares, collate_fn=pick, generator=own)  # type: ignore[arg-type]

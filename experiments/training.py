@@ -16,12 +16,12 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
-from torch.utils.data import DataLoader
 
 from experiments.data import Batch, loader
 from experiments.ensemble import members_of
 from experiments.errors import DivergedError, ExperimentError
 from experiments.metrics import goodness
+from experiments.prefetch import Prefetched
 from experiments.shares import EpochOrder, Shares, epoch_seed, share_loader
 from experiments.tasks import Task
 from graphnfn.zoo import Zoo
@@ -105,19 +105,21 @@ class MetaNetModule(lightning.LightningModule):
         if self.trainer.world_size > 1:
             torch.set_num_threads(1)  # the pools of threads of the process that was forked are not in its copies
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Prefetched:
         rows = self.zoo.split("train")
         order = EpochOrder(len(rows), self._seed)
         world, rank = self.trainer.world_size, self.trainer.global_rank
         self._shares = Shares(order, self.config.batch_size, rank=rank, world=world)
-        return share_loader(self.zoo, rows, self.task, self._shares)
+        return Prefetched(share_loader(self.zoo, rows, self.task, self._shares))
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> Prefetched:
         size = 2 * self.config.batch_size
-        return loader(self.zoo, self.zoo.split("val"), self.task, batch_size=size, shuffle=False)
+        return Prefetched(loader(self.zoo, self.zoo.split("val"), self.task, batch_size=size, shuffle=False))
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(epoch_seed(self._seed, self.current_epoch, 1 + self.global_rank))  # for dropout
+        if self.current_epoch:
+            torch.empty((), dtype=torch.int64).random_()  # loaders drew it once: results stay what they were
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         graph, labels = batch

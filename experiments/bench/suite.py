@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments import provenance
-from experiments.bench import curves, generation, large, loading, roofline, scaling
+from experiments.bench import compiling, curves, generation, large, loading, roofline, scaling
 from experiments.bench.timing import one_thread
 from experiments.errors import ExperimentError
 
@@ -20,6 +20,7 @@ PARTS: Mapping[str, Callable[[], Any]] = {
     "published": curves.against_published,
     "scaling": scaling.scaling,
     "loading": loading.loading,
+    "compile": compiling.compiling,
     "zoo": generation.generation,
     "large": large.large,
 }

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import baselines
 from baselines.errors import BaselineError
-from experiments.bench import curves, generation, large, loading, roofline, scaling, subjects, suite
+from experiments.bench import compiling, curves, generation, large, loading, roofline, scaling, subjects, suite
 from experiments.bench.page import html, markdown, write
 from experiments.bench.subjects import SHAPES, ours
 from experiments.bench.timing import Spread, Times, interleaved, peak_bytes
@@ -142,6 +142,17 @@ def test_every_published_figure_has_its_counterpart() -> None:
     assert all(r["cheaper_time"] > 0 for r in rows)
 
 
+def compiled_rows() -> list[dict]:
+    """Of a model with dropout, traced only; and of a compiler that fails."""
+    siren, few = {"siren": SHAPES["siren"]}, {"networks": 4, "rounds": 1}
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    good = compiling.compiling(["statnn"], shapes=siren, backend="eager", **few)
+    return [*good, *compiling.compiling(["statnn"], shapes=siren, backend=broken, **few)]
+
+
 @pytest.fixture(scope="module")
 def result() -> dict:
     small = {
@@ -157,6 +168,7 @@ def result() -> dict:
         "published": curves.against_published(networks=2, rounds=1, only=["statnet", "dws_deepsets"]),
         "scaling": scaling.scaling((4, 8), width=4, rounds=1),
         "loading": loading.loading(networks=4, zoo_size=16, rounds=2),
+        "compile": compiled_rows(),
         "zoo": generation.generation(steps=2, alone=1, rounds=1, scale=0.02, setting=("fused", 1)),
         "large": [
             *large.large(["encoder"], ["checkpoint, bfloat16"]),
@@ -183,6 +195,13 @@ def test_every_part_is_in_the_page(result: dict, tmp_path: Path) -> None:
     write(result, tmp_path / "speed.md")
     assert {p.suffix for p in tmp_path.iterdir()} == {".md", ".json", ".html"}
     assert json.loads((tmp_path / "speed.json").read_text())["origin"] == result["origin"]
+
+
+def test_compiled_models_are_compared(result: dict) -> None:
+    good, bad = result["compile"]["found"]
+    assert good["graphs"] > 0 and good["first_s"] > 0 and good["cpu"]["middle"] > 0
+    assert good["output_error"] < 1e-5 and good["gradient_error"] < 1e-5  # dropout would make them large
+    assert "no compiler here" in bad["error"] and "cpu" not in bad
 
 
 def test_tables_are_rectangular(result: dict) -> None:

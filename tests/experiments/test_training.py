@@ -102,6 +102,21 @@ def test_a_resumed_run_goes_on_where_it_stopped(tiny: list[str], tmp_path: Path)
     torch.testing.assert_close(predict(resumed, zoo, rows), predict(straight, zoo, rows))
 
 
+@pytest.mark.parametrize("model", ["native", "flat_mlp_augmented"])
+def test_a_resumed_run_ends_at_the_same_weights(tiny: list[str], tmp_path: Path, model: str) -> None:
+    """Also that of a model that draws random numbers in every step."""
+    config = load([*tiny, f"model={model}", "trainer.epochs=4", "trainer.batch_size=7"])
+    train(config, tmp_path / "a")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(config, tmp_path / "b", callbacks=(_Kill(),))
+    train(config, tmp_path / "b", resume=True)
+    straight, resumed = (
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"] for name in ("a", "b")
+    )
+    for name, value in straight.items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(value, resumed[name]), name
+
+
 def test_train_one_writes_measures_and_refuses_to_mix_runs(tiny: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(ExperimentError, match="holds no last.ckpt"):
