@@ -21,7 +21,7 @@ WIDTHS = {1: 32, 2: 32, 3: 12}
 """Channels of a reader's first convolution, by the number of axes: volumes have many points."""
 DEGREES = 4
 """Moments per axis: of the constant, linear, quadratic and cubic polynomial."""
-PACE = 16.0
+PACE = {1: 16.0, 2: 16.0, 3: 64.0}
 """Factor of the moments, which are small, so that what reads them learns as fast as the convolutions."""
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -92,7 +92,7 @@ class LatticeReader(nn.Module):
             nn.Dropout(dropout), nn.Linear(entries, 4 * width), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(4 * width, out),
         )  # fmt: skip
-        self.register_buffer("integrals", PACE * moments(rank), persistent=False)
+        self.register_buffer("integrals", PACE[rank] * moments(rank), persistent=False)
         self.moments = nn.Linear(channels * DEGREES**rank, out, bias=False)
 
     integrals: Tensor

@@ -122,7 +122,7 @@ def test_a_mean_is_linear_in_what_the_reader_sees():
     with torch.no_grad():
         for parameter in reader.parameters():
             parameter.zero_()
-        reader.moments.weight[0, 0] = 1 / PACE
+        reader.moments.weight[0, 0] = 1 / PACE[3]
     points = lattice(3, SIDES[3])
     picture = points[:, 0] ** 2 + points[:, 1]  # of mean 1 / 3
     seen = reader(picture.view(1, 1, *[SIDES[3]] * 3)).item()
