@@ -65,6 +65,10 @@ class MetaNetConfig:
         points: learned inputs on which the descent head runs the networks.
         jitter: of the lattice of probes in training, see :class:`graphnfn.nn.lattice.LatticeProbes`.
         dropout: share of its values that training leaves out in front of the dense layers that read a lattice.
+        reference_width: hidden neurons per group for which predictions are learned, so that they carry over to other
+            widths: weights are read relative to their fan-in, sums over hidden neurons as means, and readouts as those
+            of so many neurons. Groups of that width are read as without it. It concerns layers other than
+            "synchronous" on MLPs and CNNs. None: sums as they are.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
             what it made, and traced networks are run on a few channels at a time.
 
@@ -81,6 +85,7 @@ class MetaNetConfig:
     points: int = 64
     jitter: float = 0.0
     dropout: float = 0.0
+    reference_width: int | None = None
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
@@ -93,6 +98,11 @@ class MetaNetConfig:
         if min(self.width, self.out, self.rank, self.points) < 1 or self.rounds < least:
             raise SpecError(
                 f"width, rounds, out, rank and points must be 1 at least (rounds 0 with head 'descent'); got {self}"
+            )
+        if self.reference_width is not None and (self.reference_width < 1 or self.layer == "synchronous"):
+            raise SpecError(
+                f"got reference_width={self.reference_width} with layer={self.layer!r}; expected 1 or more neurons and "
+                "a layer other than 'synchronous'"
             )
         if not (0 <= self.jitter < 1 and 0 <= self.dropout < 1):
             raise SpecError(f"got jitter={self.jitter}, dropout={self.dropout}; expected numbers in [0, 1)")
@@ -182,6 +192,8 @@ class GraphMetaNet(nn.Module):
         found = [self._canonical(stack) for stack in stacks]  # scales in the precision of the weights
         canonical = [stack.apply(lambda t: t.to(dtype)) for _, stack in found]
         wirings = self._wirings(canonical, together)
+        for wiring in wirings:
+            wiring.reference = self.config.reference_width
         results = [self.head(self._features(wiring), wiring) for wiring in wirings]
         if isinstance(self.head, EDITORS):
             changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]

@@ -24,6 +24,11 @@ class GatedSweep(nn.Module):
     ``(d_j, g_j, h_j) = MLP(e_j, R_j, |r_j + o_j|)``, ``e_j <- e_j + d_j``,
     ``a_j = norm(k_j B r_j (1 + g_j) + C m_j h_j)`` (in-typed).
 
+    With a reference width, ``rho_j`` being a hidden group's relative one (see :class:`~graphnfn.nn.wiring.Wiring`),
+    weights count as ``u_ij = rho_j^(1/2) w_ij``, which fan-in initialisation makes independent of the width, and
+    hidden neurons are averaged: ``M_i = sum_j |u_ij| e_j / rho_j``, ``R_j = sum_i |u_ij| e_i / rho_i``,
+    ``r_j = sum_i u_ij a_i rho_i^(-1/2)``.  ``m_i`` stays, since the network's own sums are m's model.
+
     Args:
         width: channels d of each type.
         sizes: of the tables of input neurons, output neurons and taps.
@@ -60,7 +65,7 @@ class GatedSweep(nn.Module):
                 arrived.append(torch.zeros_like(start))
                 continue
             m = wiring.pull(i, odd, self.odd_taps)
-            mass = wiring.pull(i, even, self.even_taps, torch.abs)
+            mass = wiring.pull(i, wiring.scaled(even, -0.5), self.even_taps, torch.abs)
             response = torch.addcmul(level.turned(m), level.turned_bias, self.offset)
             typed = level.turned(self.mix_down(m)), level.turned_bias
             changed, sent = gate(self.down, level, e, mass, response, typed)
@@ -78,8 +83,8 @@ class GatedSweep(nn.Module):
             if level.role == "output":
                 back[i] = o + self.outputs(level)
                 continue
-            r = wiring.push(i, back, self.odd_taps)
-            mass = wiring.push(i, even, self.even_taps, torch.abs)
+            r = wiring.scale(i, wiring.push(i, wiring.scaled(back, -0.5), self.odd_taps), 0.5)
+            mass = wiring.scale(i, wiring.push(i, wiring.scaled(even, -1.0), self.even_taps, torch.abs), 0.5)
             behind = level.role != "input"  # nothing lies behind inputs
             typed = (level.turned(self.mix_up(r)), self.keep(arrived[i])) if behind else None
             even[i], sent = gate(self.up, level, e, mass, torch.addcmul(r, o, self.meet), typed)
