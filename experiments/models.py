@@ -24,9 +24,18 @@ def graph_meta_net(
     rounds: int,
     jitter: float = 0.0,
     dropout: float = 0.0,
+    reference_width: int | None = None,
 ) -> nn.Module:
     """Our model, one of its six kinds of layers."""
-    config = MetaNetConfig(width=width, rounds=rounds, out=out, layer=layer, jitter=jitter, dropout=dropout)
+    config = MetaNetConfig(
+        width=width,
+        rounds=rounds,
+        out=out,
+        layer=layer,
+        jitter=jitter,
+        dropout=dropout,
+        reference_width=reference_width,
+    )
     return GraphMetaNet(config, specs=specs)
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from experiments.errors import ExperimentError
-
 from experiments.zoos.builder import Builder as Builder
 from experiments.zoos.cnn import DIGITS_CNN as DIGITS_CNN
 from experiments.zoos.cnn import FMNIST_CNN as FMNIST_CNN

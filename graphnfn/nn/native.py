@@ -19,8 +19,9 @@ class NativeSweep(nn.Module):
     charge -1, so x * y is invariant. With taps and beta at 1, where they start, the d channels of x are the
     network's activations on d learned inputs, and y its gradients. Neurons then see, with learned vectors a, b, c
     for input, hidden and output neurons, ``e_i <- e_i + root(a |x_i| + b x_i y_i + c |y_i|)`` with
-    ``root(t) = t / sqrt(1 + |t|)`` and, under a reference width, y as ``rho^(1/2) y`` (no bars within it where no sign is free): elementwise, since a dense layer per
+    ``root(t) = t / sqrt(1 + |t|)`` (no bars within it where no sign is free): elementwise, since a dense layer per
     neuron would cost several times the sweep. On canonical weights x and y alone are invariant up to sign, too.
+    Under a reference width y is seen as ``rho^(1/2) y``.
 
     Args:
         width: channels d.

@@ -25,7 +25,7 @@ from graphnfn.spec import Block, Role
 from graphnfn.stack import Stack
 
 SEEN = (0.0, 0.5, 0.5)
-"""Powers of the relative width in what a neuron sees of its activation, of activation times adjoint, and of its adjoint."""
+"""Powers of the relative width in what a neuron sees: of its activation, of both together, of its adjoint."""
 
 Head = Callable[[Tensor], Tensor]
 """An elementwise function of weights: ``identity`` (typed like the weight) or ``torch.abs`` (even)."""
@@ -245,7 +245,9 @@ class Wiring(ABC):
             level, x = self.levels[i], xs[i]
             returned = call.end[i] + call.answer(x) if level.role == "output" else self.push(i, ys, call.taps)
             ys[i] = returned * slopes[i]
-            of_x, of_product, of_y = (self.scale(i, t, power) for t, power in zip(call.mix[level.role], SEEN, strict=True))
+            of_x, of_product, of_y = (
+                self.scale(i, t, power) for t, power in zip(call.mix[level.role], SEEN, strict=True)
+            )
             seen = torch.addcmul(x * returned * of_product, level.even(x), of_x)
             # activations span decades, hence the root
             even[i] = even[i] + soft_root(torch.addcmul(seen, level.even(returned), of_y))
