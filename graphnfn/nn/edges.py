@@ -265,5 +265,5 @@ def _level(facts: dict[str, Tensor], kinds: list[tuple]) -> Level:
     return Level(
         role=role, bias=bias, signed=facts["signed"][:, None], periodic=facts["periodic"][:, None],
         place=facts["place"], depth_in=facts["depth_in"], depth_out=facts["depth_out"], kind=facts["kind"],
-        parts=tuple(parts), plain=False, slope=facts["slope"][:, None], size=facts["size"][:, None],
+        parts=tuple(parts), plain=False, slope=facts["slope"][:, None], size=facts["size"][:, None].to(bias.dtype),
     )  # fmt: skip
