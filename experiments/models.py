@@ -25,17 +25,13 @@ def graph_meta_net(
     jitter: float = 0.0,
     dropout: float = 0.0,
     reference_width: int | None = None,
+    units: bool = False,
 ) -> nn.Module:
     """Our model, one of its six kinds of layers."""
     config = MetaNetConfig(
-        width=width,
-        rounds=rounds,
-        out=out,
-        layer=layer,
-        jitter=jitter,
-        dropout=dropout,
-        reference_width=reference_width,
-    )
+        width=width, rounds=rounds, out=out, layer=layer, jitter=jitter, dropout=dropout,
+        reference_width=reference_width, units=units,
+    )  # fmt: skip
     return GraphMetaNet(config, specs=specs)
 
 
@@ -48,12 +44,14 @@ def take_statistics(model: nn.Module, networks: Callable[[], NeuralGraph]) -> No
     """Set the statistics that a model takes once from its training networks, where it has such.
 
     Args:
-        model: any; only NFN's published normalisation takes statistics so, other models take running ones.
+        model: any; only NFN's published normalisation and our models in units take statistics so.
         networks: gives those of the training split; not called where no statistics are taken.
     """
     for module in model.modules():
         if isinstance(module, NormalizeEntries):
             module.fit(weight_space(networks()).channels_last())
+        elif isinstance(module, GraphMetaNet) and module.config.units:
+            module.fit([networks()])
 
 
 def count_parameters(model: nn.Module, sample: NeuralGraph) -> int:
