@@ -22,16 +22,10 @@ def graph_meta_net(
     layer: Literal["native", "gated", "synchronous", "combined", "probes", "complete"],
     width: int,
     rounds: int,
-    jitter: float = 0.0,
-    dropout: float = 0.0,
-    reference_width: int | None = None,
-    units: bool = False,
+    **settings: Any,
 ) -> nn.Module:
-    """Our model, one of its six kinds of layers."""
-    config = MetaNetConfig(
-        width=width, rounds=rounds, out=out, layer=layer, jitter=jitter, dropout=dropout,
-        reference_width=reference_width, units=units,
-    )  # fmt: skip
+    """Our model, one of its six kinds of layers; other settings are those of :class:`MetaNetConfig`."""
+    config = MetaNetConfig(width=width, rounds=rounds, out=out, layer=layer, **settings)
     return GraphMetaNet(config, specs=specs)
 
 
