@@ -29,7 +29,7 @@ Trained on networks of hidden width {trained_at}, tested on networks of other wi
 - commit {commit}, seeds {seeds}
 - {processor}, {cores} cores; {packages}
 
-Mean±standard deviation over seeds of the training; test networks are the same for all models and seeds. **Bold**: ours.
+{spread}; test networks are the same for all models and seeds. **Bold**: ours.
 `reference_width=16` reads every hidden group as if it had 16 neurons: weights relative to their fan-in, sums over
 neurons as means, spread and maximum as those of 16 of the neurons on average; at width 16 it is the same model. A dash:
 the model reads networks of one width only. Settings are those of `experiments/conf/model`, none is searched for this.
@@ -59,7 +59,9 @@ def write(found: Mapping[str, Any], output: Path) -> list[Path]:
 
 def _head(found: Mapping[str, Any]) -> str:
     facts = {**found, **found["machine"], "command": portable(found["command"])}
-    return _HEAD.format(**facts | {"seeds": ", ".join(map(str, found["seeds"]))})
+    one = "One seed, so no spread: small differences mean nothing"
+    spread = one if len(found["seeds"]) == 1 else "Mean±standard deviation over seeds of the training"
+    return _HEAD.format(**facts | {"seeds": ", ".join(map(str, found["seeds"])), "spread": spread})
 
 
 def _section(case: str, rows: list[Row], zoos: Mapping[str, Any], picture: str) -> str:
