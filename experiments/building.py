@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from experiments.errors import ExperimentError
-from experiments.zoos import BUILDERS
+from experiments.zoos import builder_named
 from experiments.zoos.engines import ThreadEngine, using
 from experiments.zoos.engines_ray import RayEngine
 
@@ -21,7 +21,7 @@ def build_zoo(
     """Build a zoo, or go on with one that was begun.
 
     Args:
-        name: a key of ``experiments.zoos.BUILDERS``.
+        name: see :func:`experiments.zoos.builder_named`.
         folder: where.
         size: number of networks.
         seed: of all randomness.
@@ -32,14 +32,13 @@ def build_zoo(
         ExperimentError: there is no such builder or engine, the size is not positive, or the images are missing.
         ZooError: the folder cannot be used.
     """
-    if name not in BUILDERS:
-        raise ExperimentError(f"unknown zoo {name!r}; known: {', '.join(BUILDERS)}")
+    builder = builder_named(name)
     if size < 1:
         raise ExperimentError(f"got size {size}; a zoo has one network at least")
     if engine not in ENGINES:
         raise ExperimentError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
     with using(ENGINES[engine]()):
-        BUILDERS[name](folder, size=size, seed=seed, images=images)
+        builder(folder, size=size, seed=seed, images=images)
 
 
 def ensure_zoo(config: DictConfig) -> bool:

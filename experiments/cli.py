@@ -21,6 +21,7 @@ zoo_app = typer.Typer(no_args_is_help=True, help="Zoos: many trained networks wi
 app.add_typer(zoo_app, name="zoo")
 app.command()(cli_results.search)
 app.command()(cli_results.report)
+app.command()(cli_results.transfer)
 
 err = Console(stderr=True)
 

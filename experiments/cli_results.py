@@ -1,4 +1,4 @@
-"""Commands on comparisons as a whole: ``graphnfn search`` and ``graphnfn report``."""
+"""Commands on comparisons as a whole: ``graphnfn search``, ``graphnfn report`` and ``graphnfn transfer``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from experiments.console import Overrides, say
+from experiments.errors import ExperimentError
 
 
 def search(
@@ -43,3 +44,27 @@ def report(
 
     for page in store(sources or [], output):
         say(page)
+
+
+def transfer(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The page, e.g. docs/transfer.md; JSON goes beside it.")
+    ],
+    overrides: Overrides = None,
+    folder: Annotated[Path, typer.Option(help="For finished cells: the same command goes on there.")] = Path(
+        "runs/transfer"
+    ),
+) -> None:
+    """Train on networks of one width and test on networks of other widths; write a page, figures and numbers."""
+    import json
+
+    from experiments.results import write_text
+    from experiments.transfer import transfer as run
+    from experiments.transfer_page import write
+
+    if output.suffix != ".md":
+        raise ExperimentError(f"got the page {output}; expected a name that ends with .md")
+    found = run(overrides or [], folder, say)
+    write_text(output.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+    for path in write(found, output):
+        say(path)

@@ -22,11 +22,10 @@ def graph_meta_net(
     layer: Literal["native", "gated", "synchronous", "combined", "probes", "complete"],
     width: int,
     rounds: int,
-    jitter: float = 0.0,
-    dropout: float = 0.0,
+    **settings: Any,
 ) -> nn.Module:
-    """Our model, one of its six kinds of layers."""
-    config = MetaNetConfig(width=width, rounds=rounds, out=out, layer=layer, jitter=jitter, dropout=dropout)
+    """Our model, one of its six kinds of layers; other settings are those of :class:`MetaNetConfig`."""
+    config = MetaNetConfig(width=width, rounds=rounds, out=out, layer=layer, **settings)
     return GraphMetaNet(config, specs=specs)
 
 
@@ -39,12 +38,14 @@ def take_statistics(model: nn.Module, networks: Callable[[], NeuralGraph]) -> No
     """Set the statistics that a model takes once from its training networks, where it has such.
 
     Args:
-        model: any; only NFN's published normalisation takes statistics so, other models take running ones.
+        model: any; only NFN's published normalisation and our models in units take statistics so.
         networks: gives those of the training split; not called where no statistics are taken.
     """
     for module in model.modules():
         if isinstance(module, NormalizeEntries):
             module.fit(weight_space(networks()).channels_last())
+        elif isinstance(module, GraphMetaNet) and module.config.units:
+            module.fit([networks()])
 
 
 def count_parameters(model: nn.Module, sample: NeuralGraph) -> int:

@@ -27,6 +27,7 @@ from graphnfn.nn.state import LevelCode, State
 from graphnfn.nn.synchronous import SynchronousLayer
 from graphnfn.nn.taps import Sizes
 from graphnfn.nn.traced import TracedReader
+from graphnfn.nn.units import BlockUnits
 from graphnfn.nn.wiring import Wiring
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
@@ -42,6 +43,9 @@ LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
     "complete": (SpatialProbes, LatticeProbes, NativeSweep, GatedSweep),
 }
 """What one round consists of."""
+
+WEIGHT_READING = (GatedSweep, SynchronousLayer)
+"""Layers that read weights instead of running networks."""
 
 EDITORS = (EditHead, DescentHead)
 """Heads that change weights."""
@@ -65,6 +69,12 @@ class MetaNetConfig:
         points: learned inputs on which the descent head runs the networks.
         jitter: of the lattice of probes in training, see :class:`graphnfn.nn.lattice.LatticeProbes`.
         dropout: share of its values that training leaves out in front of the dense layers that read a lattice.
+        reference_width: hidden neurons per group for which predictions are learned, so that they carry over to other
+            widths: weights are read relative to their fan-in, sums over hidden neurons as means, and readouts as those
+            of so many neurons. Groups of that width are read as without it. It concerns layers other than
+            "synchronous" on MLPs and CNNs. None: sums as they are.
+        units: whether "gated" and "synchronous" layers read weights in units of their blocks, which :meth:`GraphMetaNet
+            .fit` takes from a zoo; until then weights are read as they are.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
             what it made, and traced networks are run on a few channels at a time.
 
@@ -81,6 +91,8 @@ class MetaNetConfig:
     points: int = 64
     jitter: float = 0.0
     dropout: float = 0.0
+    reference_width: int | None = None
+    units: bool = False
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
@@ -93,6 +105,11 @@ class MetaNetConfig:
         if min(self.width, self.out, self.rank, self.points) < 1 or self.rounds < least:
             raise SpecError(
                 f"width, rounds, out, rank and points must be 1 at least (rounds 0 with head 'descent'); got {self}"
+            )
+        if self.reference_width is not None and (self.reference_width < 1 or self.layer == "synchronous"):
+            raise SpecError(
+                f"got reference_width={self.reference_width} with layer={self.layer!r}; expected 1 or more neurons and "
+                "a layer other than 'synchronous'"
             )
         if not (0 <= self.jitter < 1 and 0 <= self.dropout < 1):
             raise SpecError(f"got jitter={self.jitter}, dropout={self.dropout}; expected numbers in [0, 1)")
@@ -128,6 +145,8 @@ class GraphMetaNet(nn.Module):
         c = self.config
         self.sizes = sizes
         self.code = LevelCode(c.width)
+        if c.units:
+            self.units = BlockUnits()
         settings: dict[type[nn.Module], dict[str, Any]] = {LatticeProbes: {"jitter": c.jitter, "dropout": c.dropout}}
         kinds = [kind for _ in range(c.rounds) for kind in LAYERS[c.layer]]
         self.layers = nn.ModuleList(kind(c.width, sizes, **settings.get(kind, {})) for kind in kinds)
@@ -182,7 +201,10 @@ class GraphMetaNet(nn.Module):
         found = [self._canonical(stack) for stack in stacks]  # scales in the precision of the weights
         canonical = [stack.apply(lambda t: t.to(dtype)) for _, stack in found]
         wirings = self._wirings(canonical, together)
-        results = [self.head(self._features(wiring), wiring) for wiring in wirings]
+        in_units = self._wirings([self.units(s) for s in canonical], together) if self.config.units else wirings
+        for wiring in (*wirings, *in_units):
+            wiring.reference = self.config.reference_width
+        results = [self.head(self._features(*pair), pair[0]) for pair in zip(wirings, in_units, strict=True)]
         if isinstance(self.head, EDITORS):
             changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
             return [_edit(s, scales, d) for s, (scales, _), d in zip(stacks, found, changes, strict=True)]
@@ -196,12 +218,20 @@ class GraphMetaNet(nn.Module):
     def _wirings(self, stacks: list[Stack], together: bool) -> list[Wiring]:
         return [EdgeWiring(stacks)] if together else [BlockWiring(stack) for stack in stacks]
 
-    def _features(self, wiring: Wiring) -> State:
+    def _features(self, wiring: Wiring, in_units: Wiring | None = None) -> State:
         state = State(self.code(wiring))
         for layer in self.layers:
             again = self.config.checkpoint and torch.is_grad_enabled()
-            state = checkpoint(layer, state, wiring, use_reentrant=False) if again else layer(state, wiring)
+            seen = in_units if in_units is not None and isinstance(layer, WEIGHT_READING) else wiring
+            state = checkpoint(layer, state, seen, use_reentrant=False) if again else layer(state, seen)
         return state
+
+    def fit(self, batches: Iterable[NeuralGraph]) -> None:
+        """Take from training networks what is taken once: with ``units``, those of their blocks."""
+        if self.sizes is None:
+            raise SpecError("the model has no parameters yet: give GraphMetaNet(config, specs=[...]) before fit")
+        if self.config.units:
+            self.units.fit(batches)
 
     def get_extra_state(self) -> Any:
         s = self.sizes

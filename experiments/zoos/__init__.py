@@ -1,8 +1,11 @@
 """Builders of zoos: many networks trained at once, resumable, each network reproducible on its own."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
+from experiments.errors import ExperimentError
 from experiments.zoos.builder import Builder as Builder
 from experiments.zoos.cnn import DIGITS_CNN as DIGITS_CNN
 from experiments.zoos.cnn import FMNIST_CNN as FMNIST_CNN
@@ -29,3 +32,25 @@ BUILDERS: Mapping[str, Builder] = MappingProxyType(
     }
 )
 """Name on the command line -> builder."""
+
+
+def builder_named(name: str) -> Builder:
+    """A builder by its name on the command line; ``NAME-wN`` is that of networks with N neurons in every hidden layer.
+
+    Raises:
+        ExperimentError: there is no such builder, or its networks have no common width.
+
+    Example:
+        >>> builder_named("digits-siren-w64").width, builder_named("digits-siren") is DIGITS_SIREN
+        (64, True)
+    """
+    plain = re.fullmatch(r"(.+)-w([1-9]\d*)", name)
+    stem, width = (plain[1], int(plain[2])) if plain else (name, None)
+    if stem not in BUILDERS:
+        raise ExperimentError(f"unknown zoo {name!r}; known: {', '.join(BUILDERS)}, and -w64 behind it for a width")
+    builder = BUILDERS[stem]
+    if width is None:
+        return builder
+    if builder.width is None:
+        raise ExperimentError(f"networks of zoo {stem!r} have no common width: leave out -w{width}")
+    return replace(builder, width=width)

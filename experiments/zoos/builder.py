@@ -19,9 +19,11 @@ class Builder(ABC):
 
     Args:
         data: name of the images, see :mod:`experiments.zoos.images`.
+        width: of the hidden layers; None where they have no common width.
     """
 
     data: str
+    width: int | None = None
     kind: ClassVar[str]
     """What is built from the images: cnn, siren, wild."""
     chunk: ClassVar[int]
@@ -30,6 +32,10 @@ class Builder(ABC):
     @abstractmethod
     def about(self, images: Images) -> dict[str, Any]:
         """JSON facts that say what is built, beside its name and the seed."""
+
+    def other_width(self, usual: int) -> dict[str, int]:
+        """The width as a fact, where it is not the usual one: facts of zoos that exist stay as they are."""
+        return {} if self.width is None or self.width == usual else {"width": self.width}
 
     @abstractmethod
     def make(self, numbers: range, images: Images, seed: int) -> Chunk:

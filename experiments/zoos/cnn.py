@@ -14,17 +14,18 @@ from experiments.zoos.plans import SMALL_CNN_ZOO, CNNRanges, draw_plan
 from graphnfn.chain import small_cnn_spec
 from graphnfn.spec import NetSpec
 
-_CHANNELS, _CLASSES = (1, 16, 16, 16), 10
+_WIDTH, _CLASSES = 16, 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class CNNZoo(Builder):
-    """A builder of CNNs 1-16-16-16 (3 x 3, global average pool, dense layer; 4,970 parameters).
+    """A builder of CNNs 1-width-width-width (3 x 3, global average pool, dense layer; 4,970 parameters at 16).
 
     Args:
         data: name of the images, see :mod:`experiments.zoos.images`.
         stride: of the convolutions.
         ranges: of the hyper-parameters.
+        width: channels of each convolution.
 
     Example:
         >>> CNNZoo(data="fmnist", stride=2, ranges=SMALL_CNN_ZOO).spec("relu", 28).num_params
@@ -35,13 +36,16 @@ class CNNZoo(Builder):
     chunk = 50
     stride: int
     ranges: CNNRanges
+    width: int = _WIDTH
 
     def spec(self, activation: str, side: int) -> NetSpec:
         """The architecture of the networks for square images."""
-        return small_cnn_spec(_CHANNELS, _CLASSES, activation, stride=self.stride, input_shape=(1, side, side))
+        channels = (1, *(self.width,) * 3)
+        return small_cnn_spec(channels, _CLASSES, activation, stride=self.stride, input_shape=(1, side, side))
 
     def about(self, images: Images) -> dict[str, Any]:
-        return {"ranges": dataclasses.asdict(self.ranges), "input": standardised(images)}
+        facts = {"ranges": dataclasses.asdict(self.ranges), "input": standardised(images)}
+        return facts | self.other_width(_WIDTH)
 
     def make(self, numbers: range, images: Images, seed: int) -> Chunk:
         plans = [draw_plan(i, seed, self.ranges) for i in numbers]

@@ -23,7 +23,7 @@ from experiments.zoos.optimisers import StackedOptimiser
 from graphnfn.chain import mlp_spec
 from graphnfn.spec import NetSpec
 
-_SIZES, _OMEGA = (2, 32, 32, 1), 30.0
+_WIDTH, _OMEGA = 32, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +36,20 @@ class SirenFit:
 
 @dataclass(frozen=True, kw_only=True)
 class SirenZoo(Builder):
-    """A builder of SIRENs 2-32-32-1 with omega 30, each from an initialisation of its own.
+    """A builder of SIRENs 2-width-width-1 with omega 30, each from an initialisation of its own.
 
     Args:
         data: name of the images, see :mod:`experiments.zoos.images`.
         fit: steps and learning rate.
         fits: networks per image, one after the other; the next image comes then.
+        width: neurons in each of the two hidden layers.
     """
 
     kind = "siren"
     chunk = 100
     fit: SirenFit
     fits: int = 1
+    width: int = _WIDTH
 
     def about(self, images: Images) -> dict[str, Any]:
         height, width = images.images.shape[1:]
@@ -56,6 +58,7 @@ class SirenZoo(Builder):
             "input": f"pixels of an {height}x{width} grid, both coordinates linspace(-1, 1, {width}), "
             "order (row, column)",
             "target": "pixel value scaled to [-1, 1]",
+            **self.other_width(_WIDTH),
         }
 
     def make(self, numbers: range, images: Images, seed: int) -> Chunk:
@@ -64,7 +67,7 @@ class SirenZoo(Builder):
         The table tells image (its number in training and test images, one after the other), fit (how many networks
         of this image came before), class and quality in dB. All networks of an image are in the same split.
         """
-        spec = siren_spec()
+        spec = siren_spec(self.width)
         grid = pixel_grid(images.images.shape[-1])
         order = np.random.default_rng(seed).permutation(len(images.images))
         turns = [(i // self.fits // len(order), i // self.fits % len(order), i % self.fits) for i in numbers]
@@ -123,9 +126,9 @@ def fit_squares(spec: NetSpec, theta: Tensor, inputs: Tensor, targets: Tensor, f
     return torch.cat(trained), torch.cat(left)
 
 
-def siren_spec() -> NetSpec:
+def siren_spec(width: int = _WIDTH) -> NetSpec:
     """The architecture of the networks."""
-    return mlp_spec(_SIZES, "sin", omega=_OMEGA)
+    return mlp_spec((2, width, width, 1), "sin", omega=_OMEGA)
 
 
 def pixel_grid(side: int) -> Tensor:

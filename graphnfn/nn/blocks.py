@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from graphnfn.nn.facts import group_facts
 from graphnfn.nn.fused import fused_sweep, plan_of
 from graphnfn.nn.messages import can_message, message
-from graphnfn.nn.pooling import pooled
+from graphnfn.nn.pooling import pooled_as
 from graphnfn.nn.taps import TapTable
-from graphnfn.nn.wiring import Head, Level, NativeCall, Wiring, identity
+from graphnfn.nn.wiring import SEEN, Head, Level, NativeCall, Wiring, identity
 from graphnfn.spec import NODE_FIELDS, Block
 from graphnfn.stack import Stack
 
@@ -41,6 +43,7 @@ class BlockWiring(Wiring):
                     plain=fact.plain,
                     first=self.spec.levels[i] == 1,
                     slope=nodes[:, here, _SLOPE : _SLOPE + 1] if nodes.shape[-1] > _SLOPE else None,
+                    size=group.size,
                 )
             )
 
@@ -60,7 +63,17 @@ class BlockWiring(Wiring):
         ordinary = torch.is_autocast_enabled(call.answer.weight.device.type)  # chooses types operator by operator
         if ordinary or torch.compiler.is_compiling() or not plan.simple or self._learned_slopes():
             return super().native(call)
+        widths = {v.size for v in self.levels if v.role == "hidden"}
+        if self.reference is not None and widths - {self.reference}:
+            if len(widths) > 1:
+                return super().native(call)
+            call = replace(call, mix=dict(call.mix) | {"hidden": self._seen(call.mix["hidden"])})
         return fused_sweep(plan, self.levels, self.stack, call)
+
+    def _seen(self, mix: Tensor) -> Tensor:
+        """What hidden neurons of one width see, as factors: that is the loop's scaling once for all levels."""
+        hidden = next(i for i, v in enumerate(self.levels) if v.role == "hidden")
+        return torch.stack([self.scale(hidden, t, power) for t, power in zip(mix, SEEN, strict=True)])
 
     def _learned_slopes(self) -> bool:
         return self.stack.nodes.requires_grad and any(act.name == "prelu" for v in self.levels for act, *_ in v.parts)
@@ -104,7 +117,8 @@ class BlockWiring(Wiring):
         return total
 
     def pool(self, level: int, values: Tensor) -> Tensor:
-        return pooled(values.expand(self.networks, -1, -1))
+        hidden = self.levels[level].role == "hidden"
+        return pooled_as(values.expand(self.networks, -1, -1), self.reference if hidden else None)
 
     def collect(self, level: int, rows: Tensor, *, pooled: bool) -> Tensor:
         return rows if pooled else rows.expand(self.networks, -1, -1).sum(1)

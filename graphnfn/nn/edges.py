@@ -11,6 +11,7 @@ from torch_geometric.utils import scatter
 
 from graphnfn import topology
 from graphnfn.nn.facts import group_facts
+from graphnfn.nn.pooling import pooled_as
 from graphnfn.nn.taps import TapTable
 from graphnfn.nn.wiring import Head, Level, Wiring, identity
 from graphnfn.spec import NODE_FIELDS, Block
@@ -147,9 +148,20 @@ class EdgeWiring(Wiring):
 
     def pool(self, level: int, values: Tensor) -> Tensor:
         member, owner = self._pooling[level]
+        if self.reference is not None and self.levels[level].role == "hidden":
+            return self._pool_as(member, values, len(owner))
         mean = scatter(values, member, 0, len(owner), "mean")
         spread = torch.sqrt(scatter((values - mean[member]) ** 2, member, 0, len(owner), "mean") + 1e-6)
         return torch.cat([mean, spread, scatter(values, member, 0, len(owner), "max")], -1)
+
+    def _pool_as(self, member: Tensor, values: Tensor, groups: int) -> Tensor:
+        order, counts = member.argsort(stable=True), member.bincount(minlength=groups)
+        starts, out = counts.cumsum(0) - counts, values.new_zeros(groups, 3 * values.shape[-1])
+        for n in counts.unique().tolist():
+            here = (counts == n).nonzero()[:, 0]
+            rows = order[starts[here][:, None] + torch.arange(n, device=order.device)]
+            out = out.index_copy(0, here, pooled_as(values[rows], self.reference))
+        return out
 
     def collect(self, level: int, rows: Tensor, *, pooled: bool) -> Tensor:
         owner = self._pooling[level][1] if pooled else self._network[level]
@@ -229,6 +241,8 @@ def _node_table(stacks: list[Stack]) -> dict[str, Tensor]:
         rows_of = {name: value.repeat(size) for name, value in columns.items()}
         rows_of["group"] = (groups + own * len(facts) + number).flatten()
         rows_of["network"] = (network + own).expand(-1, spec.num_nodes).flatten()
+        widths = torch.tensor([g.size for g in spec.groups], device=device)
+        rows_of["size"] = widths[number].repeat(size)
         rows_of["bias"] = stack.nodes[..., 0].flatten()
         slope = stack.nodes[..., _SLOPE] if stack.nodes.shape[-1] > _SLOPE else torch.zeros_like(stack.nodes[..., 0])
         rows_of["slope"] = slope.flatten()
@@ -252,4 +266,5 @@ def _level(facts: dict[str, Tensor], kinds: list[tuple]) -> Level:
         role=role, bias=bias, signed=facts["signed"][:, None], periodic=facts["periodic"][:, None],
         place=facts["place"], depth_in=facts["depth_in"], depth_out=facts["depth_out"], kind=facts["kind"],
         parts=tuple(parts), plain=False, first=int(facts["depth_in"][0]) == 1, slope=facts["slope"][:, None],
+        size=facts["size"][:, None].to(bias.dtype),
     )  # fmt: skip

@@ -29,6 +29,11 @@ class GatedSweep(nn.Module):
     Where inputs feed such neurons, weights enter as Fourier features: ``sin m_i`` takes the place of m_i and
     ``s_i cos m_i`` that of s_i, since pictures are made of frequencies, and hardly linear in them.
 
+    With a reference width, ``rho_j`` being a hidden group's relative one (see :class:`~graphnfn.nn.wiring.Wiring`),
+    weights count as ``u_ij = rho_j^(1/2) w_ij``, which fan-in initialisation makes independent of the width, and
+    hidden neurons are averaged: ``M_i = sum_j |u_ij| e_j / rho_j``, ``R_j = sum_i |u_ij| e_i / rho_i``,
+    ``r_j = sum_i u_ij a_i rho_i^(-1/2)``.  ``m_i`` stays, since the network's own sums are m's model.
+
     Args:
         width: channels d of each type.
         sizes: of the tables of input neurons, output neurons and taps.
@@ -64,8 +69,8 @@ class GatedSweep(nn.Module):
                 odd.append(start)
                 arrived.append(torch.zeros_like(start))
                 continue
-            m, bias = level.in_units(wiring.pull(i, odd, self.odd_taps)), level.turned_bias
-            mass = wiring.pull(i, even, self.even_taps, torch.abs)
+            m, bias = level.in_periods(wiring.pull(i, odd, self.odd_taps)), level.turned_bias
+            mass = wiring.pull(i, wiring.scaled(even, -0.5), self.even_taps, torch.abs)
             if level.first and any(act.rule.half_turns for act, _, _ in level.parts):
                 m, wave = level.waves(m)
                 bias = bias * wave
@@ -86,11 +91,11 @@ class GatedSweep(nn.Module):
             if level.role == "output":
                 back[i] = o + self.outputs(level)
                 continue
-            r = wiring.push(i, back, self.odd_taps)
-            mass = wiring.push(i, even, self.even_taps, torch.abs)
+            r = wiring.scale(i, wiring.push(i, wiring.scaled(back, -0.5), self.odd_taps), 0.5)
+            mass = wiring.scale(i, wiring.push(i, wiring.scaled(even, -1.0), self.even_taps, torch.abs), 0.5)
             behind = level.role != "input"  # nothing lies behind inputs
             typed = (level.turned(self.mix_up(r)), self.keep(arrived[i])) if behind else None
             even[i], sent = gate(self.up, level, e, mass, torch.addcmul(r, o, self.meet), typed)
             if sent is not None:
-                back[i] = level.in_units(sent)
+                back[i] = level.in_periods(sent)
         return State(even, state.odd)

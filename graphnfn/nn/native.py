@@ -21,6 +21,7 @@ class NativeSweep(nn.Module):
     for input, hidden and output neurons, ``e_i <- e_i + root(a |x_i| + b x_i y_i + c |y_i|)`` with
     ``root(t) = t / sqrt(1 + |t|)`` (no bars within it where no sign is free): elementwise, since a dense layer per
     neuron would cost several times the sweep. On canonical weights x and y alone are invariant up to sign, too.
+    Under a reference width y is seen as ``rho^(1/2) y``.
 
     Args:
         width: channels d.

@@ -1,7 +1,13 @@
-"""Mean, spread and maximum over the neurons of a group in one step, with a backward pass of a few passes."""
+"""Mean, spread and maximum over the neurons of a group in one step, with a backward pass of a few passes.
+
+With a reference width the last two are what groups of that many neurons would show on average: the maximum of more
+neurons is larger, whatever they do, and a metanetwork that has seen one width only has never seen that.
+"""
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,6 +27,35 @@ def pooled(values: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return _Pooled.forward(None, values)
     return _Pooled.apply(values)  # type: ignore[return-value]
+
+
+def pooled_as(values: Tensor, neurons: int | None) -> Tensor:
+    """The same, as expected of ``neurons`` of the group's n, drawn without replacement.
+
+    The mean stays, the spread becomes ``sqrt(mean_i (v_i - mean)^2 (1 - 1/k) / (1 - 1/n) + 1e-6)``, and the maximum
+    ``sum_r C(r - 1, k - 1) / C(n, k) v_(r)`` over the sorted values v_(1) <= ... <= v_(n), k = ``neurons``.  For
+    n = k, and without a number, that is :func:`pooled`; of fewer neurons than k the maximum is taken as it is.
+
+    Example:
+        >>> pooled_as(torch.tensor([[[1.0], [3.0], [4.0]]]), 2)[0, 2].item()  # (3 + 4 + 4) / 3
+        3.6666667461395264
+    """
+    n = values.shape[1]
+    if neurons is None or n in (1, neurons):
+        return pooled(values)
+    mean = values.mean(1)
+    ratio = (1 - 1 / neurons) / (1 - 1 / n)
+    spread = torch.sqrt((values - mean[:, None]).square().mean(1) * ratio + 1e-6)
+    if n < neurons:
+        return torch.cat([mean, spread, pooled(values)[:, -values.shape[2] :]], -1)
+    shares = values.new_tensor(_shares(n, neurons))
+    return torch.cat([mean, spread, torch.einsum("bnd,n->bd", values.sort(1).values, shares)], -1)
+
+
+@lru_cache(maxsize=64)
+def _shares(n: int, k: int) -> tuple[float, ...]:
+    """How likely the r-th smallest of n numbers is the largest of k of them, for r = 1 .. n."""
+    return tuple(math.comb(r - 1, k - 1) / math.comb(n, k) for r in range(1, n + 1))
 
 
 class _Pooled(torch.autograd.Function):

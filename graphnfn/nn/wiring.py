@@ -24,6 +24,9 @@ from graphnfn.nn.typed import soft_root
 from graphnfn.spec import Block, Role
 from graphnfn.stack import Stack
 
+SEEN = (0.0, 0.5, 0.5)
+"""Powers of the relative width in what a neuron sees: of its activation, of both together, of its adjoint."""
+
 Head = Callable[[Tensor], Tensor]
 """An elementwise function of weights: ``identity`` (typed like the weight) or ``torch.abs`` (even)."""
 
@@ -49,6 +52,7 @@ class Level:
         plain: whether ``turn`` is 1 for all.
         first: whether nothing but input neurons feeds these.
         slope: PReLU slopes ``[..., 1]``, where there are any.
+        size: neurons of the neuron's group ``[..., 1]``, or one number for all.
     """
 
     role: Role
@@ -63,6 +67,7 @@ class Level:
     plain: bool
     first: bool
     slope: Tensor | None
+    size: Tensor | int
 
     @cached_property
     def even_bias(self) -> Tensor:
@@ -103,7 +108,7 @@ class Level:
                 found = act.parameter if rows is None else torch.where(rows, own, found)
         return found
 
-    def in_units(self, typed: Tensor) -> Tensor:
+    def in_periods(self, typed: Tensor) -> Tensor:
         """In-typed values in units of the period, ``omega x``: those in which a bias turns a neuron's phase."""
         return typed if isinstance(self.frequency, float) and self.frequency == 1 else typed * self.frequency
 
@@ -169,6 +174,22 @@ class Wiring(ABC):
     levels: list[Level]
     networks: int
     stacks: list[Stack]
+    reference: int | None = None
+    """Neurons per hidden group for which what layers see is scaled; None leaves it as it is."""
+
+    def relative_width(self, level: int) -> Tensor | float:
+        """``rho = n / reference``, n the size of a neuron's hidden group; 1 without a reference and at the ends."""
+        here = self.levels[level]
+        return 1.0 if self.reference is None or here.role != "hidden" else here.size / self.reference
+
+    def scaled(self, states: list[Tensor], power: float) -> list[Tensor]:
+        """States times ``rho^power``."""
+        return [self.scale(i, state, power) for i, state in enumerate(states)]
+
+    def scale(self, level: int, state: Tensor, power: float) -> Tensor:
+        """The state of one level times ``rho^power``."""
+        rho = self.relative_width(level)
+        return state if isinstance(rho, float) and rho == 1 else state * rho**power
 
     @abstractmethod
     def from_stacks(self, values: list[Tensor]) -> list[Tensor]:
@@ -184,7 +205,10 @@ class Wiring(ABC):
 
     @abstractmethod
     def pool(self, level: int, values: Tensor) -> Tensor:
-        """Mean, standard deviation and maximum over each neuron group of a level, ``[groups, 3 d]``."""
+        """Mean, standard deviation and maximum over each neuron group of a level, ``[groups, 3 d]``.
+
+        With a reference width those of hidden groups are what so many neurons would show on average.
+        """
 
     @abstractmethod
     def collect(self, level: int, rows: Tensor, *, pooled: bool) -> Tensor:
@@ -228,7 +252,8 @@ class Wiring(ABC):
     def native(self, call: NativeCall) -> tuple[list[Tensor], list[Tensor]]:
         """A native sweep, see :class:`~graphnfn.nn.native.NativeSweep`: even features and activations per level.
 
-        This is the reference loop; a wiring may have something faster that gives the same numbers.
+        Neurons see adjoints times ``rho^(1/2)``: a function's derivative by one of n neurons falls like ``n^(-1/2)``.
+        This is the plain loop; a wiring may have something faster that gives the same numbers.
         """
         xs: list[Tensor] = []
         slopes: list[Tensor] = []
@@ -245,7 +270,9 @@ class Wiring(ABC):
             level, x = self.levels[i], xs[i]
             returned = call.end[i] + call.answer(x) if level.role == "output" else self.push(i, ys, call.taps)
             ys[i] = returned * slopes[i]
-            of_x, of_product, of_y = call.mix[level.role]
+            of_x, of_product, of_y = (
+                self.scale(i, t, power) for t, power in zip(call.mix[level.role], SEEN, strict=True)
+            )
             seen = torch.addcmul(x * returned * of_product, level.even(x), of_x)
             # activations span decades, hence the root
             even[i] = even[i] + soft_root(torch.addcmul(seen, level.even(returned), of_y))

@@ -47,7 +47,7 @@ def waves_only(monkeypatch):
 def test_a_frequency_in_the_weights_is_one_in_the_activation(waves_only, monkeypatch):
     fast, slow = siren(30.0), siren(1.0)
     torch.testing.assert_close(model_of(fast)(fast), model_of(slow)(slow), rtol=1e-9, atol=1e-10)
-    monkeypatch.setattr(Level, "in_units", lambda _, typed: typed)  # the control
+    monkeypatch.setattr(Level, "in_periods", lambda _, typed: typed)  # the control
     assert (model_of(fast)(fast) - model_of(slow)(slow)).abs().max() > 1e-3
 
 
@@ -70,7 +70,7 @@ def test_waves_have_their_types():
     acts = [Activation("sin", 3.0), Activation("cos", 0.5), Activation("tanh")]
     graph = testing.random_graph(mlp_spec([2, 3, 1], [acts]), dtype=torch.float64)
     level = BlockWiring(graph.stacks()[0]).levels[1]
-    m = level.in_units(torch.full((1, 3, 1), 0.7, dtype=torch.float64))
+    m = level.in_periods(torch.full((1, 3, 1), 0.7, dtype=torch.float64))
     (sine, cosine), (back, same) = level.waves(m), level.waves(-m)
     assert torch.equal(back, -sine) and torch.equal(same, cosine)
     expected = [math.sin(2.1), math.sin(0.35), 0.7], [math.cos(2.1), math.cos(0.35), 1.0]

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.zoos import BUILDERS, DIGITS_CNN, DIGITS_SIREN, DIGITS_WILD, CNNRanges, SirenFit
+from experiments.errors import ExperimentError
+from experiments.zoos import BUILDERS, DIGITS_CNN, DIGITS_SIREN, DIGITS_WILD, CNNRanges, CNNZoo, SirenFit, builder_named
 from experiments.zoos.images import load_images
 from experiments.zoos.plans import SMALL_CNN_ZOO, draw_plan
 from experiments.zoos.siren import pixel_grid
@@ -158,6 +159,27 @@ def test_the_registry() -> None:
     }
     for name, builder in BUILDERS.items():
         assert vars(builder)["data"] == name.split("-")[0]
+
+
+def test_builders_of_other_widths(tmp_path: Path) -> None:
+    assert builder_named("digits-cnn") is DIGITS_CNN
+    narrow, usual = builder_named("digits-siren-w5"), builder_named("digits-siren-w32")
+    assert usual == DIGITS_SIREN
+    zoo, plain = (b(tmp_path / str(b.width), 3, progress=False) for b in (narrow, usual))
+    assert [g.size for g in zoo.specs[0].groups] == [2, 5, 5, 1] and zoo.about["width"] == 5
+    assert "width" not in plain.about, "zoos that were built before there were widths would be refused"
+    assert zoo.table["image"].tolist() == plain.table["image"].tolist()
+    assert zoo.table["split"].tolist() == plain.table["split"].tolist()
+    cnn = builder_named("mnist-cnn-w7")
+    assert isinstance(cnn, CNNZoo) and [g.size for g in cnn.spec("relu", 28).groups] == [1, 7, 7, 7, 10]
+
+
+@pytest.mark.parametrize(
+    "name", ["digits", "digits-siren-w0", "digits-siren-w", "digits-wild-w8", "digits-siren-w8-w8"]
+)
+def test_builders_that_are_none(name: str) -> None:
+    with pytest.raises(ExperimentError):
+        builder_named(name)
 
 
 def test_the_small_cnn_zoos_ranges() -> None:
