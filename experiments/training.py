@@ -118,8 +118,6 @@ class MetaNetModule(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(epoch_seed(self._seed, self.current_epoch, 1 + self.global_rank))  # for dropout
-        if self.current_epoch:
-            torch.empty((), dtype=torch.int64).random_()  # loaders drew it once: results stay what they were
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         graph, labels = batch

@@ -32,9 +32,9 @@ def rescale_inputs(graph: NeuralGraph, scale: Tensor | float, shift: Tensor | fl
         shift: t, likewise.
 
     Raises:
-        SpecError: a scale is zero or not finite; a shift cannot be undone, because a padded convolution fills up with
-            zeros or because there is no bias; or the networks are traced, or read their inputs in other ways than by
-            convolutions and dense layers.
+        SpecError: a scale is zero or not finite; shapes do not fit; a shift cannot be undone, because a padded
+            convolution fills up with zeros or because there is no bias; or the networks are traced, or read their
+            inputs in other ways than by convolutions and dense layers.
 
     Example:
         >>> from graphnfn.chain import mlp_spec
@@ -46,6 +46,12 @@ def rescale_inputs(graph: NeuralGraph, scale: Tensor | float, shift: Tensor | fl
         True
     """
     stacks, members = graph.stacks(), graph.members()
+    for value in (scale, shift):
+        if isinstance(value, Tensor) and value.dim() == 2 and len(value) != graph.num_graphs:
+            raise SpecError(
+                f"got scales or shifts of shape {tuple(value.shape)}; expected [{graph.num_graphs}, inputs], a row for "
+                "each network, or [inputs] for all"
+            )
     out = []
     for stack, rows in zip(stacks, members, strict=True):
         if isinstance(stack, TracedStack):
@@ -67,7 +73,10 @@ def _row(value: Tensor | float, rows: Tensor, inputs: int, like: Tensor) -> Tens
 
 def _rescale(stack: Stack, scale: Tensor, shift: Tensor) -> Stack:
     if not bool((scale.isfinite() & (scale != 0)).all() and shift.isfinite().all()):
-        raise SpecError("scales of inputs must be finite and not zero, shifts finite: leave out inputs without spread")
+        raise SpecError(
+            f"got scales {scale.tolist()} and shifts {shift.tolist()}; expected finite numbers, scales other than "
+            "0: give an input without spread the scale 1"
+        )
     spec, moved = stack.spec, bool((shift != 0).any())
     nodes, blocks = stack.nodes.clone(), list(stack.blocks)
     for b, block in enumerate(spec.blocks):

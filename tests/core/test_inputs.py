@@ -7,6 +7,7 @@ import torch
 
 import graphnfn as gn
 from graphnfn import testing
+from graphnfn.activations import Activation
 from graphnfn.chain import ChainBuilder, mlp_spec, small_cnn_spec
 from graphnfn.errors import SpecError
 from graphnfn.functional import run
@@ -21,7 +22,7 @@ def padded(bias: bool = True) -> NetSpec:
     chain.conv(
         "conv.weight", (4, 2, 3, 3), bias="conv.bias" if bias else None, stride=(1, 1), padding=(1, 1), dilation=(1, 1)
     )
-    chain.activation(gn.symmetry.Activation("tanh"))
+    chain.activation(Activation("tanh"))
     chain.conv("last.weight", (3, 4, 3, 3), bias="last.bias", stride=(1, 1), padding=(0, 0), dilation=(1, 1))
     return chain.build()
 
@@ -83,7 +84,7 @@ def test_padding_takes_scales_but_no_shifts() -> None:
 @pytest.mark.parametrize(
     ("spec", "scale", "shift", "words"),
     [
-        (CNN, 0.0, 0.0, "not zero"),
+        (CNN, 0.0, 0.0, "scales other than 0"),
         (CNN, float("inf"), 0.0, "finite"),
         (CNN, torch.ones(3), 0.0, "2 inputs"),
         (padded(bias=False), 1.0, 1.0, "give shift=0"),
@@ -93,3 +94,11 @@ def test_padding_takes_scales_but_no_shifts() -> None:
 def test_what_cannot_be_done(spec: NetSpec, scale: torch.Tensor | float, shift: float, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         rescale_inputs(testing.random_graph(spec), scale, shift)
+
+
+def test_rows_must_fit_the_networks() -> None:
+    graph = testing.random_graph(mlp_spec([2, 4, 1], "relu"), networks=3)
+    with pytest.raises(SpecError, match=r"\[3, inputs\]"):
+        rescale_inputs(graph, torch.ones(2, 2))
+    with pytest.raises(SpecError, match="a network has 2 inputs"):
+        rescale_inputs(graph, torch.ones(3))
