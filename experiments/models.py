@@ -38,13 +38,13 @@ def take_statistics(model: nn.Module, networks: Callable[[], NeuralGraph]) -> No
     """Set the statistics that a model takes once from its training networks, where it has such.
 
     Args:
-        model: any; only NFN's published normalisation and our models in units take statistics so.
+        model: any; only NFN's published normalisation and our models with units or statistics do.
         networks: gives those of the training split; not called where no statistics are taken.
     """
     for module in model.modules():
         if isinstance(module, NormalizeEntries):
             module.fit(weight_space(networks()).channels_last())
-        elif isinstance(module, GraphMetaNet) and module.config.units:
+        elif isinstance(module, GraphMetaNet) and (module.config.units or module.config.statistics):
             module.fit([networks()])
 
 

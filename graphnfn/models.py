@@ -24,6 +24,7 @@ from graphnfn.nn.native import NativeSweep
 from graphnfn.nn.probes import SpatialProbes
 from graphnfn.nn.readout import InvariantReadout
 from graphnfn.nn.state import LevelCode, State
+from graphnfn.nn.statistics import WeightStatistics
 from graphnfn.nn.synchronous import SynchronousLayer
 from graphnfn.nn.taps import Sizes
 from graphnfn.nn.traced import TracedReader
@@ -73,6 +74,9 @@ class MetaNetConfig:
             widths: weights are read relative to their fan-in, sums over hidden neurons as means, and readouts as those
             of so many neurons. Groups of that width are read as without it. It concerns layers other than
             "synchronous" on MLPs and CNNs. None: sums as they are.
+        statistics: whether the head "invariant" is also told how weights are spread, layer by layer, see
+            :class:`~graphnfn.nn.statistics.WeightStatistics`. It helps most where training networks are few; call
+            :meth:`GraphMetaNet.fit` before training.
         units: whether "gated" and "synchronous" layers read weights in units of their blocks, which :meth:`GraphMetaNet
             .fit` takes from a zoo; until then weights are read as they are.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
@@ -92,6 +96,7 @@ class MetaNetConfig:
     jitter: float = 0.0
     dropout: float = 0.0
     reference_width: int | None = None
+    statistics: bool = False
     units: bool = False
     checkpoint: bool = False
 
@@ -155,6 +160,8 @@ class GraphMetaNet(nn.Module):
             self.reader = TracedReader(c.width, 4 * c.width, edit=c.head != "invariant", **options)  # type: ignore
         if c.head == "invariant":
             self.head = InvariantReadout(c.width, c.out, sizes)
+            if c.statistics:
+                self.statistics = WeightStatistics(self.head.hidden, sizes)
         else:
             edit = c.head == "edit"
             self.head = EditHead(c.width, c.rank, sizes) if edit else DescentHead(c.width, c.points, sizes)
@@ -204,7 +211,7 @@ class GraphMetaNet(nn.Module):
         in_units = self._wirings([self.units(s) for s in canonical], together) if self.config.units else wirings
         for wiring in (*wirings, *in_units):
             wiring.reference = self.config.reference_width
-        results = [self.head(self._features(*pair), pair[0]) for pair in zip(wirings, in_units, strict=True)]
+        results = [self._answer(*pair) for pair in zip(wirings, in_units, strict=True)]
         if isinstance(self.head, EDITORS):
             changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
             return [_edit(s, scales, d) for s, (scales, _), d in zip(stacks, found, changes, strict=True)]
@@ -218,6 +225,12 @@ class GraphMetaNet(nn.Module):
     def _wirings(self, stacks: list[Stack], together: bool) -> list[Wiring]:
         return [EdgeWiring(stacks)] if together else [BlockWiring(stack) for stack in stacks]
 
+    def _answer(self, wiring: Wiring, in_units: Wiring) -> Any:
+        state = self._features(wiring, in_units)
+        if isinstance(self.head, InvariantReadout) and self.config.statistics:
+            return self.head(state, wiring, self.statistics(wiring.stacks))
+        return self.head(state, wiring)
+
     def _features(self, wiring: Wiring, in_units: Wiring | None = None) -> State:
         state = State(self.code(wiring))
         for layer in self.layers:
@@ -227,11 +240,19 @@ class GraphMetaNet(nn.Module):
         return state
 
     def fit(self, batches: Iterable[NeuralGraph]) -> None:
-        """Take from training networks what is taken once: with ``units``, those of their blocks."""
+        """Take from training networks what is taken once: units of blocks, mean and deviation of statistics.
+
+        Raises:
+            SpecError: the model was made without ``specs`` and has not met a batch.
+        """
         if self.sizes is None:
             raise SpecError("the model has no parameters yet: give GraphMetaNet(config, specs=[...]) before fit")
+        stacks = [s for graph in batches for s in graph.stacks() if not isinstance(s, TracedStack)]
+        canonical = [self._canonical(stack)[1] for stack in stacks]
         if self.config.units:
-            self.units.fit(batches)
+            self.units.fit(canonical)
+        if self.config.statistics and self.config.head == "invariant":
+            self.statistics.fit(canonical)
 
     def get_extra_state(self) -> Any:
         s = self.sizes

@@ -208,6 +208,14 @@ class NetSpec:
             level[i] = max((level[self.position[self.blocks[b].src]] + 1 for b in blocks), default=0)
         return tuple(level)
 
+    @cached_property
+    def heights(self) -> tuple[int, ...]:
+        """Per group, the longest path to an output, in blocks."""
+        height = [0] * len(self.groups)
+        for i in reversed(range(len(self.groups))):
+            height[i] = max((height[self.position[self.blocks[b].dst]] + 1 for b in self.outgoing[i]), default=0)
+        return tuple(height)
+
     @property
     def num_nodes(self) -> int:
         return self.offsets[-1]

@@ -30,9 +30,6 @@ class GroupFacts:
 @lru_cache(maxsize=256)
 def group_facts(spec: NetSpec, device: torch.device) -> tuple[GroupFacts, ...]:
     """Per group of the spec, its facts on a device."""
-    depth_out = [0] * len(spec.groups)
-    for i in reversed(range(len(spec.groups))):
-        depth_out[i] = max((depth_out[spec.position[spec.blocks[b].dst]] + 1 for b in spec.outgoing[i]), default=0)
     facts = []
     for i, group in enumerate(spec.groups):
         pairs = group.per_neuron()
@@ -48,7 +45,7 @@ def group_facts(spec: NetSpec, device: torch.device) -> tuple[GroupFacts, ...]:
             GroupFacts(
                 place=torch.arange(group.size, device=device),
                 depth_in=torch.full((group.size,), spec.levels[i], device=device),
-                depth_out=torch.full((group.size,), depth_out[i], device=device),
+                depth_out=torch.full((group.size,), spec.heights[i], device=device),
                 kind=torch.tensor([a.code for a, _ in pairs], device=device),
                 signed=one_answer(signed, device),
                 periodic=one_answer(periodic, device),

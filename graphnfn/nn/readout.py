@@ -18,18 +18,19 @@ class InvariantReadout(nn.Module):
         out: numbers predicted per network.
         sizes: of the table of output neurons.
 
-    Shape: ``[networks, out]``.
+    Shape: ``[networks, out]``; what else was seen of the networks, ``[networks, hidden]``, is added in front of the
+    last layers.
     """
 
     def __init__(self, width: int, out: int, sizes: Sizes) -> None:
         super().__init__()
-        hidden = 4 * width
+        self.hidden = hidden = 4 * width
         self.group = nn.Sequential(nn.LayerNorm(3 * width), nn.Linear(3 * width, hidden))
         self.outputs = nn.Parameter(torch.randn(sizes.outputs, width, hidden) * (sizes.outputs * width) ** -0.5)
         self.predict = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, out))
 
-    def forward(self, state: State, wiring: Wiring) -> Tensor:
-        total = None
+    def forward(self, state: State, wiring: Wiring, seen: Tensor | None = None) -> Tensor:
+        total = seen
         for i, level in enumerate(wiring.levels):
             if level.role == "output":
                 count_places(level, len(self.outputs))

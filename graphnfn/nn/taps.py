@@ -29,6 +29,7 @@ class Sizes:
         traced: whether there are traced networks, which need no tables but a reader of their own.
         coordinates: numbers of inputs of the coordinate networks among them.
         others: whether there are chains that are no coordinate networks.
+        depth: most layers of a chain.
     """
 
     inputs: int
@@ -38,6 +39,7 @@ class Sizes:
     traced: bool = False
     coordinates: tuple[int, ...] = ()
     others: bool = True
+    depth: int = 1
 
     @staticmethod
     def of(specs: Iterable[NetSpec]) -> Sizes:
@@ -53,8 +55,9 @@ class Sizes:
         inputs = max((s.groups[0].size for s in chains), default=1)
         outputs = max((s.groups[-1].size for s in chains), default=1)
         ranks = {coordinates(s) for s in chains}
+        depth = max((max(s.levels) for s in chains), default=1)
         grids = _grid(chains, "conv"), _grid(chains, "linear")
-        return Sizes(inputs, outputs, *grids, len(chains) < len(specs), tuple(sorted(ranks - {0})), 0 in ranks)
+        return Sizes(inputs, outputs, *grids, len(chains) < len(specs), tuple(sorted(ranks - {0})), 0 in ranks, depth)
 
 
 def coordinates(spec: NetSpec) -> int:

@@ -14,10 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from graphnfn.graph import NeuralGraph
 from graphnfn.stack import Stack
-from graphnfn.symmetry.canonical import canonical_scales
-from graphnfn.traced_stack import TracedStack
 
 
 class BlockUnits(nn.Module):
@@ -30,8 +27,8 @@ class BlockUnits(nn.Module):
         >>> from graphnfn.chain import mlp_spec
         >>> from graphnfn.testing import random_graph
         >>> graph, units = random_graph(mlp_spec([2, 8, 1], "sin"), networks=5), BlockUnits()
-        >>> units.fit([graph])
         >>> (stack,) = graph.stacks()
+        >>> units.fit([stack])
         >>> float(units(stack).blocks[0].square().sum((2, 3)).mean().round(decimals=6))
         1.0
     """
@@ -40,18 +37,14 @@ class BlockUnits(nn.Module):
         super().__init__()
         self.units: dict[str, float] = {}
 
-    def fit(self, batches: Iterable[NeuralGraph]) -> None:
-        """Take the units of some networks, in place of earlier ones; all-zero blocks get none."""
+    def fit(self, stacks: Iterable[Stack]) -> None:
+        """Take the units of networks in canonical form, in place of earlier ones; all-zero blocks get none."""
         sums: dict[str, tuple[float, int]] = {}
-        for graph in batches:
-            for stack in graph.stacks():
-                if isinstance(stack, TracedStack):
-                    continue
-                _, canonical = canonical_scales(stack)
-                for block, weight in zip(stack.spec.blocks, canonical.blocks, strict=True):
-                    total, rows = sums.get(block.param, (0.0, 0))
-                    squares = float(weight.detach().double().square().sum())
-                    sums[block.param] = total + squares, rows + weight.shape[0] * weight.shape[1]
+        for stack in stacks:
+            for block, weight in zip(stack.spec.blocks, stack.blocks, strict=True):
+                total, rows = sums.get(block.param, (0.0, 0))
+                squares = float(weight.detach().double().square().sum())
+                sums[block.param] = total + squares, rows + weight.shape[0] * weight.shape[1]
         self.units = {name: math.sqrt(total / rows) for name, (total, rows) in sums.items() if 0 < total < math.inf}
 
     def forward(self, stack: Stack) -> Stack:

@@ -7,6 +7,8 @@ from graphnfn.activations import ActivationRule as ActivationRule
 from graphnfn.activations import Gauge as Gauge
 from graphnfn.activations import as_activation as as_activation
 from graphnfn.symmetry.action import act as act
+from graphnfn.symmetry.balanced import balance as balance
+from graphnfn.symmetry.balanced import balanced_scales as balanced_scales
 from graphnfn.symmetry.canonical import canonical_scales as canonical_scales
 from graphnfn.symmetry.canonical import canonical_signs as canonical_signs
 from graphnfn.symmetry.canonical import canonicalize as canonicalize

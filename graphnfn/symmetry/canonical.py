@@ -122,14 +122,18 @@ def canonicalize(graph: NeuralGraph) -> tuple[NeuralGraph, Any]:
     if isinstance(spec, TracedSpec):
         law = canonical_element(spec.law, graph.state_dict())
         return act(law, graph), law
-    scales, _ = canonical_scales(graph.stacks()[0])
+    element = scaling_element(spec, canonical_scales(graph.stacks()[0])[0])
+    return act(element, graph), element
+
+
+def scaling_element(spec: NetSpec, scales: CanonicalScales) -> GroupElement:
+    """The element that divides every scalable neuron by its norm."""
     actions = {}
     for group, c in zip(spec.groups, scales.norm, strict=True):
         if any(g & Gauge.POSITIVE for g in group.gauge):
             plain = GroupAction.identity(group.size)
             actions[group.id] = GroupAction(plain.perm, _squeeze(1 / c.detach().double()), plain.sign, plain.half_turns)
-    element = GroupElement(spec, actions)
-    return act(element, graph), element
+    return GroupElement(spec, actions)
 
 
 def _squeeze(rows: Tensor) -> Tensor:

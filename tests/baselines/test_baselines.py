@@ -9,9 +9,10 @@ from torch import nn
 import baselines
 from baselines.errors import BaselineError
 from baselines.standardize import Standardize
-from baselines.statnn import QUANTILES, quantiles, statistics
+from baselines.statnn import statistics
 from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.graph import NeuralGraph
+from graphnfn.nn.quantiles import QUANTILES, quantiles
 from graphnfn.spec import NetSpec
 from graphnfn.testing import assert_batch_independent, assert_equivariant, assert_pure, equivariance_error, random_graph
 

@@ -25,8 +25,8 @@ SPECS = [
 class Entrywise(BlockUnits):
     """The usual standardisation: mean and deviation of every entry over the zoo. It must fail."""
 
-    def fit(self, batches: list[gn.NeuralGraph]) -> None:  # type: ignore[override]
-        (stack,) = batches[0].stacks()
+    def fit(self, stacks: list[Stack]) -> None:  # type: ignore[override]
+        (stack,) = stacks
         self.moments = [(w.mean(0), w.std(0)) for w in stack.blocks]
 
     def forward(self, stack: Stack) -> Stack:
@@ -61,15 +61,15 @@ def test_exact_under_the_group(spec: NetSpec, layer: str, head: str) -> None:
 def test_entrywise_standardisation_is_caught(spec: NetSpec) -> None:
     model = fitted(spec, "gated")
     model.units = Entrywise()
-    model.units.fit([testing.random_graph(spec, networks=4, seed=9)])
+    model.units.fit(testing.random_graph(spec, networks=4, seed=9).stacks())
     with pytest.raises(AssertionError):
         testing.assert_equivariant(model, testing.random_graph(spec, networks=2))
 
 
 def test_rows_have_mean_square_one() -> None:
     graph, units = testing.random_graph(SPECS[0], networks=20), BlockUnits()
-    units.fit([graph])
     (stack,) = graph.stacks()
+    units.fit([stack])
     for weight in units(stack).blocks:
         assert float(weight.square().sum((2, 3)).mean()) == pytest.approx(1)
 
@@ -101,7 +101,7 @@ def test_checkpoints_keep_units() -> None:
 
 def test_silent_blocks_and_unsized_models() -> None:
     spec, units = SPECS[1], BlockUnits()
-    units.fit([gn.NeuralGraph.build(spec, {n: torch.zeros(s) for n, s in spec.params.items()})])
+    units.fit(gn.NeuralGraph.build(spec, {n: torch.zeros(s) for n, s in spec.params.items()}).stacks())
     assert units.units == {}
     with pytest.raises(SpecError, match="specs="):
         gn.GraphMetaNet(gn.MetaNetConfig(units=True)).fit([])

@@ -1,0 +1,117 @@
+"""How a network's weights are spread, layer by layer: what pooled messages show badly, few networks or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from graphnfn.nn.facts import group_facts
+from graphnfn.nn.parity import even_biases
+from graphnfn.nn.quantiles import QUANTILES, quantiles
+from graphnfn.nn.taps import Sizes
+from graphnfn.stack import Stack
+from graphnfn.symmetry.balanced import balanced_form
+
+MOMENTS = 2 + len(QUANTILES)
+"""Mean, deviation and quantiles of one set of numbers."""
+SETS = ("sizes", "signed weights", "incoming norms", "outgoing norms", "biases")
+"""Sets of numbers that a layer has."""
+LARGEST = 5.0
+"""Standard deviations beyond which a statistic is cut off: predictions stay sane on networks unlike any in training."""
+
+
+class WeightStatistics(nn.Module):
+    """A linear map of statistics of balanced weights, what StatNN reads in a form that is invariant.
+
+    Of every layer: mean, deviation and quantiles of ``|w_ij[t]|``, of ``w_ij[t]`` where no sign at either end is free
+    (else 0), of the norms of rows ``(sum_jt w_ij[t]^2)^(1/2)`` and columns, and of what of the biases is even.  They
+    forget the order of neurons, balanced weights have no scales left and sizes no signs, so predictions are invariant.
+    Layers have a place by their distance from the inputs and one by that from the outputs.
+
+    Statistics enter in deviations of those of training networks, which :meth:`fit` takes; until then as they are.
+
+    Args:
+        out: numbers per network.
+        sizes: of the model; ``sizes.depth`` layers have places of their own, deeper ones share the last.
+
+    Shape: list of (canonical) stacks to ``[networks, out]``.
+
+    Source: the statistics of Unterthiner et al., "Predicting Neural Network Accuracy from Weights" (2020, arXiv
+    2002.11448), of weights in the form of :func:`~graphnfn.symmetry.balanced.balanced_form`.
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> from graphnfn.testing import random_graph
+        >>> graph = random_graph(mlp_spec([2, 8, 1], "tanh"), networks=3, dtype=torch.float32)
+        >>> WeightStatistics(5, Sizes.of([graph.spec]))(graph.stacks()).shape
+        torch.Size([3, 5])
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, out: int, sizes: Sizes) -> None:
+        super().__init__()
+        self.depth = sizes.depth
+        features = 2 * self.depth * len(SETS) * MOMENTS
+        self.register_buffer("center", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.predict = nn.Linear(features, out)
+
+    def forward(self, canonical: Sequence[Stack]) -> Tensor:
+        rows = torch.cat([self.features(balanced_form(stack)) for stack in canonical])
+        return self.predict(((rows - self.center) * self.scale).clamp(-LARGEST, LARGEST))
+
+    def fit(self, canonical: Sequence[Stack]) -> None:
+        """Take mean and deviation of each statistic over some networks; statistics that do not vary are left out."""
+        rows = torch.cat([self.features(balanced_form(stack)).detach() for stack in canonical]).double()
+        deviation, mean = torch.std_mean(rows, 0, correction=0)
+        varies = deviation > 1e-6 * mean.abs() + 1e-12
+        self.center.copy_(mean)
+        self.scale.copy_(torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0))
+
+    def features(self, stack: Stack) -> Tensor:
+        """The statistics, ``[B, 2 depth sets moments]``; 0 for layers that a network lacks."""
+        spec, found = stack.spec, stack.nodes.new_zeros(stack.size, 2, self.depth, len(SETS), MOMENTS)
+        layers = [i for i in range(len(spec.groups)) if spec.incoming[i]]
+        sets = {(i, s): values for i in layers for s, values in enumerate(_sets(stack, i)) if values is not None}
+        rows = _all_moments(list(sets.values()))
+        for (i, s), row in zip(sets, rows, strict=True):
+            for end, distance in enumerate((spec.levels[i], spec.heights[i] + 1)):
+                found[:, end, min(distance, self.depth) - 1, s] += row
+        return found.flatten(1)
+
+
+def _sets(stack: Stack, i: int) -> tuple[Tensor | None, ...]:
+    """Per name of :data:`SETS`, that set of the layer in front of group i, ``[B, n]``; None: it says nothing."""
+    spec, facts = stack.spec, group_facts(stack.spec, stack.nodes.device)
+    blocks = [stack.blocks[b] for b in spec.incoming[i]]
+    ends = [i, *(spec.position[spec.blocks[b].src] for b in spec.incoming[i])]
+    free = any(bool(torch.as_tensor(facts[end].signed).any()) for end in ends)
+    weights = torch.cat([block.flatten(1) for block in blocks], 1)
+    incoming, outgoing = (
+        torch.cat([torch.linalg.vector_norm(w, dim=axes) for w in blocks], 1) for axes in ((2, 3), (1, 3))
+    )
+    bias = even_biases(facts[i].parts, stack.group(i)[..., :1])[..., 0]
+    return weights.abs(), None if free else weights, incoming, outgoing, bias
+
+
+def _all_moments(sets: list[Tensor]) -> list[Tensor]:
+    """:func:`_moments` of each; sets of one size at once, since a small set costs little but the calls."""
+    found: list[Tensor] = [torch.empty(0)] * len(sets)
+    sizes = [values.shape[1] for values in sets]
+    for size in set(sizes):
+        same = [k for k, n in enumerate(sizes) if n == size]
+        for k, rows in zip(same, _moments(torch.cat([sets[k] for k in same])).chunk(len(same)), strict=True):
+            found[k] = rows
+    return found
+
+
+def _moments(values: Tensor) -> Tensor:
+    """Mean, deviation and quantiles of each row, ``[B, n] -> [B, 7]``."""
+    wide = values if values.dtype == torch.float64 else values.float()
+    mean = wide.mean(1, keepdim=True)
+    deviation = ((wide - mean).square().mean(1, keepdim=True) + 1e-12).sqrt()
+    return torch.cat([mean, deviation, quantiles(wide)], 1).to(values.dtype)

@@ -1,0 +1,158 @@
+"""Statistics of weights: exact under the whole group, right numbers, and only of the network itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import graphnfn as gn
+from graphnfn import testing
+from graphnfn.chain import mlp_spec, small_cnn_spec
+from graphnfn.errors import SpecError
+from graphnfn.nn.statistics import MOMENTS, SETS, WeightStatistics
+from graphnfn.nn.taps import Sizes
+from graphnfn.spec import NetSpec
+from graphnfn.stack import Stack
+
+SPECS = [
+    mlp_spec([2, 6, 6, 1], "sin", omega=30.0),
+    mlp_spec([3, 6, 5, 2], "relu"),
+    mlp_spec([3, 6, 5, 2], "abs"),
+    small_cnn_spec([1, 4, 5], 3, "tanh", input_shape=(1, 8, 8)),
+    small_cnn_spec([1, 4, 5], 3, "relu", input_shape=(1, 8, 8)),
+]
+
+
+class Signed(WeightStatistics):
+    """Reads weights with their signs wherever they are: it must fail where signs are free."""
+
+    def features(self, stack: Stack) -> Tensor:
+        return torch.cat([torch.cat([w.flatten(1), w.flatten(1)], 1).amax(1, keepdim=True) for w in stack.blocks], 1)
+
+
+class Unbalanced(WeightStatistics):
+    """Reads the weights as they are: it must fail where there are scales."""
+
+    def forward(self, canonical: Sequence[Stack]) -> Tensor:
+        rows = torch.cat([self.features(stack) for stack in self.raw])
+        return self.predict((rows - self.center) * self.scale)
+
+    raw: Sequence[Stack]
+
+
+def fitted(spec: NetSpec, layer: str = "gated") -> gn.GraphMetaNet:
+    torch.manual_seed(0)
+    model = gn.GraphMetaNet(gn.MetaNetConfig(width=6, layer=layer, statistics=True), specs=[spec]).double()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    model.fit([testing.random_graph(spec, networks=6, seed=9)])
+    return model
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("layer", ["gated", "native", "complete"])
+def test_exact_under_the_group(spec: NetSpec, layer: str) -> None:
+    graph, model = testing.random_graph(spec, networks=3), fitted(spec, layer)
+    testing.assert_equivariant(model, graph)
+    torch.testing.assert_close(model.forward_on_edges(graph), model(graph), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_prediction_uses_them(spec: NetSpec) -> None:
+    model, graph = fitted(spec), testing.random_graph(spec, networks=3)
+    before = model(graph)
+    torch.nn.init.zeros_(model.statistics.predict.weight)
+    assert bool(((model(graph) - before).abs() > 1e-3).all())
+
+
+@pytest.mark.parametrize("spec", [SPECS[0], SPECS[3]])
+def test_signs_are_caught(spec: NetSpec) -> None:
+    model = fitted(spec)
+    wrong = Signed(4 * model.config.width, Sizes.of([spec])).double()
+    wrong.predict = torch.nn.Linear(len(spec.blocks), 4 * model.config.width).double()
+    wrong.center, wrong.scale = torch.zeros(1), torch.ones(1)
+    model.statistics = wrong
+    with pytest.raises(AssertionError):
+        testing.assert_equivariant(model, testing.random_graph(spec, networks=2))
+
+
+@pytest.mark.parametrize("spec", [SPECS[1], SPECS[4]])
+def test_scales_are_caught(spec: NetSpec) -> None:
+    model = fitted(spec)
+    wrong = Unbalanced(4 * model.config.width, Sizes.of([spec])).double()
+    model.statistics = wrong
+
+    class Raw(torch.nn.Module):
+        def forward(self, graph: gn.NeuralGraph) -> Tensor:
+            wrong.raw = graph.stacks()  # type: ignore[assignment]
+            return model(graph)
+
+    with pytest.raises(AssertionError):
+        testing.assert_equivariant(Raw(), testing.random_graph(spec, networks=2))
+
+
+def test_numbers_are_those_of_numpy() -> None:
+    """tanh has no scales: weights are read as they are."""
+    spec = mlp_spec([3, 6, 1], "tanh")
+    graph = testing.random_graph(spec, networks=2)
+    (stack,) = graph.stacks()
+    assert isinstance(stack, Stack)
+    found = WeightStatistics(4, Sizes.of([spec])).features(stack).unflatten(1, (2, 2, len(SETS), MOMENTS))
+    weight, bias = stack.blocks[0][1, :, :, 0].numpy(), stack.group(1)[1, :, 0].numpy()
+    sets = {
+        "sizes": abs(weight).ravel(), "incoming norms": np.linalg.norm(weight, axis=1),
+        "outgoing norms": np.linalg.norm(weight, axis=0), "biases": abs(bias), "signed weights": np.zeros(1),
+    }  # fmt: skip
+    for end, place in ((0, 0), (1, 1)):  # the first layer from the inputs, the second from the outputs
+        for name, values in sets.items():
+            want = [values.mean(), values.std(), *np.quantile(values, [0, 0.25, 0.5, 0.75, 1])]
+            got = found[1, end, place, SETS.index(name)].tolist()
+            assert got == pytest.approx(want, abs=1e-5), (end, name)
+
+
+def test_signs_that_are_not_free_are_read() -> None:
+    graph = testing.random_graph(SPECS[1], networks=2)
+    (stack,) = graph.stacks()
+    assert isinstance(stack, Stack)
+    module = WeightStatistics(4, Sizes.of([SPECS[1]])).double()
+    negated = Stack(stack.spec, stack.nodes, (stack.blocks[0], -stack.blocks[1], stack.blocks[2]))
+    assert not torch.allclose(module([stack]), module([negated]))
+
+
+def test_fit_standardises_and_is_kept() -> None:
+    spec = SPECS[3]
+    model, graph = fitted(spec), testing.random_graph(spec, networks=6, seed=9)
+    statistics = model.statistics
+    (stack,) = graph.stacks()
+    found: list[Tensor] = []
+    statistics.predict.register_forward_pre_hook(lambda _, rows: found.append(rows[0]))
+    model(graph)
+    (rows,) = found
+    varies = statistics.scale > 0
+    assert 30 < int(varies.sum()) < len(varies)  # signed weights say nothing here
+    torch.testing.assert_close(rows.mean(0), torch.zeros_like(rows[0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows[:, varies].std(0, correction=0), torch.ones(int(varies.sum())).double())
+    assert bool((rows[:, ~varies] == 0).all())
+    fresh = gn.GraphMetaNet(model.config, specs=[spec]).double()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(graph), model(graph))
+    alone = torch.cat([model(g) for g in graph.to_data_list()])
+    torch.testing.assert_close(model(graph), alone)
+
+
+def test_other_depths_and_several_blocks_to_a_layer() -> None:
+    shallow, deep = mlp_spec([2, 4, 1], "relu"), mlp_spec([2, 4, 4, 4, 4, 1], "relu")
+    model = gn.GraphMetaNet(gn.MetaNetConfig(width=4, layer="gated", statistics=True), specs=[shallow]).double()
+    mixed = gn.NeuralGraph.batch([testing.random_graph(s) for s in (deep, shallow, deep)])
+    testing.assert_equivariant(model, testing.random_graph(deep, networks=2))
+    torch.testing.assert_close(model.forward_on_edges(mixed), model(mixed))
+
+
+def test_unsized_models_cannot_be_fitted() -> None:
+    with pytest.raises(SpecError, match="specs="):
+        gn.GraphMetaNet(gn.MetaNetConfig(statistics=True)).fit([])
