@@ -72,7 +72,7 @@ class LatticeReader(nn.Module):
         rank: axes of the lattice.
         channels: values per point.
         out: numbers per picture.
-        width: channels of the first convolution; the second has twice as many.
+        width: channels of the first convolution, those of :data:`WIDTHS` if None; the second has twice as many.
         dropout: share of the dense layers' inputs that training leaves out.
 
     Shape: ``[B, channels, side, ...]`` to ``[B, out]``.
@@ -82,8 +82,9 @@ class LatticeReader(nn.Module):
         torch.Size([3, 5])
     """
 
-    def __init__(self, rank: int, channels: int, out: int, *, width: int = 32, dropout: float = 0.0) -> None:
+    def __init__(self, rank: int, channels: int, out: int, *, width: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
+        width = width or WIDTHS[rank]
         conv, pool = _CONV[rank], _POOL[rank]
         entries = 2 * width * (SIDES[rank] // 4) ** rank
         self.layers = nn.Sequential(
@@ -151,7 +152,7 @@ class LatticeProbes(nn.Module):
         self.width, self.outputs, self.jitter = width, sizes.outputs, jitter
         channels, out = sizes.outputs, sizes.outputs * width
         self.readers = nn.ModuleDict(
-            {str(k): LatticeReader(k, channels, out, width=WIDTHS[k], dropout=dropout) for k in sizes.coordinates}
+            {str(k): LatticeReader(k, channels, out, dropout=dropout) for k in sizes.coordinates}
         )
 
     def forward(self, state: State, wiring: Wiring) -> State:
