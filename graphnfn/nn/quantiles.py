@@ -21,7 +21,7 @@ def quantiles(values: Tensor) -> Tensor:
     """
     levels = torch.tensor(QUANTILES, dtype=values.dtype, device=values.device)
     plain = values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
-    if not plain or (values.requires_grad and torch.is_grad_enabled()):
+    if torch.compiler.is_compiling() or not plain or (values.requires_grad and torch.is_grad_enabled()):
         return torch.quantile(values, levels, dim=1).T
     rows = torch.from_numpy(np.sort(values.detach().numpy(), axis=1))
     ranks = levels * (rows.shape[1] - 1)
