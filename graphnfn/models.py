@@ -75,8 +75,8 @@ class MetaNetConfig:
             of so many neurons. Groups of that width are read as without it. It concerns layers other than
             "synchronous" on MLPs and CNNs. None: sums as they are.
         statistics: whether the head "invariant" is also told how weights are spread, layer by layer, see
-            :class:`~graphnfn.nn.statistics.WeightStatistics`. It helps most where training networks are few; call
-            :meth:`GraphMetaNet.fit` before training.
+            :class:`~graphnfn.nn.statistics.WeightStatistics`; coordinate networks are left out. It helps most where
+            training networks are few; call :meth:`GraphMetaNet.fit` before training.
         units: whether "gated" and "synchronous" layers read weights in units of their blocks, which :meth:`GraphMetaNet
             .fit` takes from a zoo; until then weights are read as they are.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
@@ -142,6 +142,7 @@ class GraphMetaNet(nn.Module):
         super().__init__()
         self.config = config or MetaNetConfig()
         self.sizes: Sizes | None = None
+        self.statistics: WeightStatistics | None = None
         if specs is not None:
             self.initialize(Sizes.of(specs))
 
@@ -160,7 +161,7 @@ class GraphMetaNet(nn.Module):
             self.reader = TracedReader(c.width, 4 * c.width, edit=c.head != "invariant", **options)  # type: ignore
         if c.head == "invariant":
             self.head = InvariantReadout(c.width, c.out, sizes)
-            if c.statistics:
+            if c.statistics and sizes.others:
                 self.statistics = WeightStatistics(self.head.hidden, sizes)
         else:
             edit = c.head == "edit"
@@ -227,9 +228,7 @@ class GraphMetaNet(nn.Module):
 
     def _answer(self, wiring: Wiring, in_units: Wiring) -> Any:
         state = self._features(wiring, in_units)
-        if isinstance(self.head, InvariantReadout) and self.config.statistics:
-            return self.head(state, wiring, self.statistics(wiring.stacks))
-        return self.head(state, wiring)
+        return self.head(state, wiring, self.statistics(wiring.stacks)) if self.statistics else self.head(state, wiring)
 
     def _features(self, wiring: Wiring, in_units: Wiring | None = None) -> State:
         state = State(self.code(wiring))
@@ -251,7 +250,7 @@ class GraphMetaNet(nn.Module):
         canonical = [self._canonical(stack)[1] for stack in stacks]
         if self.config.units:
             self.units.fit(canonical)
-        if self.config.statistics and self.config.head == "invariant":
+        if self.statistics:
             self.statistics.fit(canonical)
 
     def get_extra_state(self) -> Any:

@@ -1,4 +1,4 @@
-"""How a network's weights are spread, layer by layer: what pooled messages show badly, few networks or not."""
+"""How a network's weights are spread, layer by layer, which a sweep learns to see from many networks only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graphnfn.nn.facts import group_facts
 from graphnfn.nn.parity import even_biases
 from graphnfn.nn.quantiles import QUANTILES, quantiles
-from graphnfn.nn.taps import Sizes
+from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.stack import Stack
 from graphnfn.symmetry.balanced import balanced_form
 
@@ -19,11 +19,14 @@ MOMENTS = 2 + len(QUANTILES)
 SETS = ("sizes", "signed weights", "incoming norms", "outgoing norms", "biases")
 """Sets of numbers that a layer has."""
 LARGEST = 5.0
-"""Standard deviations beyond which a statistic is cut off: predictions stay sane on networks unlike any in training."""
+"""Deviations beyond which a statistic is cut off, for networks unlike any in training."""
 
 
 class WeightStatistics(nn.Module):
     """A linear map of statistics of balanced weights, what StatNN reads in a form that is invariant.
+
+    It is for networks that do a task, such as classifiers. Coordinate networks (1 to 3 inputs) get 0: their answers are
+    a picture, of which the spread of weights tells little.
 
     Of every layer: mean, deviation and quantiles of ``|w_ij[t]|``, of ``w_ij[t]`` where no sign at either end is free
     (else 0), of the norms of rows ``(sum_jt w_ij[t]^2)^(1/2)`` and columns, and of what of the biases is even.  They
@@ -44,7 +47,7 @@ class WeightStatistics(nn.Module):
     Example:
         >>> from graphnfn.chain import mlp_spec
         >>> from graphnfn.testing import random_graph
-        >>> graph = random_graph(mlp_spec([2, 8, 1], "tanh"), networks=3, dtype=torch.float32)
+        >>> graph = random_graph(mlp_spec([9, 8, 1], "tanh"), networks=3, dtype=torch.float32)
         >>> WeightStatistics(5, Sizes.of([graph.spec]))(graph.stacks()).shape
         torch.Size([3, 5])
     """
@@ -61,12 +64,20 @@ class WeightStatistics(nn.Module):
         self.predict = nn.Linear(features, out)
 
     def forward(self, canonical: Sequence[Stack]) -> Tensor:
-        rows = torch.cat([self.features(balanced_form(stack)) for stack in canonical])
-        return self.predict(((rows - self.center) * self.scale).clamp(-LARGEST, LARGEST))
+        return torch.cat([self._read(stack) for stack in canonical])
+
+    def _read(self, stack: Stack) -> Tensor:
+        if coordinates(stack.spec):
+            return stack.nodes.new_zeros(stack.size, self.predict.out_features)
+        rows = (self.features(balanced_form(stack)) - self.center) * self.scale
+        return self.predict(rows.clamp(-LARGEST, LARGEST))
 
     def fit(self, canonical: Sequence[Stack]) -> None:
         """Take mean and deviation of each statistic over some networks; statistics that do not vary are left out."""
-        rows = torch.cat([self.features(balanced_form(stack)).detach() for stack in canonical]).double()
+        found = [self.features(balanced_form(stack)).detach() for stack in canonical if not coordinates(stack.spec)]
+        if not found:
+            return
+        rows = torch.cat(found).double()
         deviation, mean = torch.std_mean(rows, 0, correction=0)
         varies = deviation > 1e-6 * mean.abs() + 1e-12
         self.center.copy_(mean)

@@ -19,9 +19,9 @@ from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 
 SPECS = [
-    mlp_spec([2, 6, 6, 1], "sin", omega=30.0),
-    mlp_spec([3, 6, 5, 2], "relu"),
-    mlp_spec([3, 6, 5, 2], "abs"),
+    mlp_spec([7, 6, 6, 1], "sin", omega=30.0),
+    mlp_spec([7, 6, 5, 2], "relu"),
+    mlp_spec([7, 6, 5, 2], "abs"),
     small_cnn_spec([1, 4, 5], 3, "tanh", input_shape=(1, 8, 8)),
     small_cnn_spec([1, 4, 5], 3, "relu", input_shape=(1, 8, 8)),
 ]
@@ -54,6 +54,11 @@ def fitted(spec: NetSpec, layer: str = "gated") -> gn.GraphMetaNet:
     return model
 
 
+def statistics_of(model: gn.GraphMetaNet) -> WeightStatistics:
+    assert model.statistics is not None
+    return model.statistics
+
+
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("layer", ["gated", "native", "complete"])
 def test_exact_under_the_group(spec: NetSpec, layer: str) -> None:
@@ -66,7 +71,7 @@ def test_exact_under_the_group(spec: NetSpec, layer: str) -> None:
 def test_the_prediction_uses_them(spec: NetSpec) -> None:
     model, graph = fitted(spec), testing.random_graph(spec, networks=3)
     before = model(graph)
-    torch.nn.init.zeros_(model.statistics.predict.weight)
+    torch.nn.init.zeros_(statistics_of(model).predict.weight)
     assert bool(((model(graph) - before).abs() > 1e-3).all())
 
 
@@ -98,7 +103,7 @@ def test_scales_are_caught(spec: NetSpec) -> None:
 
 def test_numbers_are_those_of_numpy() -> None:
     """tanh has no scales: weights are read as they are."""
-    spec = mlp_spec([3, 6, 1], "tanh")
+    spec = mlp_spec([7, 6, 1], "tanh")
     graph = testing.random_graph(spec, networks=2)
     (stack,) = graph.stacks()
     assert isinstance(stack, Stack)
@@ -127,7 +132,7 @@ def test_signs_that_are_not_free_are_read() -> None:
 def test_fit_standardises_and_is_kept() -> None:
     spec = SPECS[3]
     model, graph = fitted(spec), testing.random_graph(spec, networks=6, seed=9)
-    statistics = model.statistics
+    statistics = statistics_of(model)
     (stack,) = graph.stacks()
     found: list[Tensor] = []
     statistics.predict.register_forward_pre_hook(lambda _, rows: found.append(rows[0]))
@@ -146,11 +151,26 @@ def test_fit_standardises_and_is_kept() -> None:
 
 
 def test_other_depths_and_several_blocks_to_a_layer() -> None:
-    shallow, deep = mlp_spec([2, 4, 1], "relu"), mlp_spec([2, 4, 4, 4, 4, 1], "relu")
+    shallow, deep = mlp_spec([7, 4, 1], "relu"), mlp_spec([7, 4, 4, 4, 4, 1], "relu")
     model = gn.GraphMetaNet(gn.MetaNetConfig(width=4, layer="gated", statistics=True), specs=[shallow]).double()
     mixed = gn.NeuralGraph.batch([testing.random_graph(s) for s in (deep, shallow, deep)])
     testing.assert_equivariant(model, testing.random_graph(deep, networks=2))
     torch.testing.assert_close(model.forward_on_edges(mixed), model(mixed))
+
+
+def test_coordinate_networks_are_left_out() -> None:
+    picture = mlp_spec([2, 6, 1], "relu")
+    alone = gn.GraphMetaNet(gn.MetaNetConfig(width=6, layer="gated", statistics=True), specs=[picture])
+    assert alone.statistics is None
+    spec = SPECS[1]
+    model = gn.GraphMetaNet(gn.MetaNetConfig(width=6, layer="gated", statistics=True), specs=[spec, picture]).double()
+    graphs = [testing.random_graph(s, networks=3) for s in (spec, picture)]
+    model.fit(graphs)
+    before = [model(g) for g in graphs]
+    torch.nn.init.zeros_(statistics_of(model).predict.weight)
+    torch.nn.init.zeros_(statistics_of(model).predict.bias)
+    assert not torch.allclose(model(graphs[0]), before[0])
+    assert torch.equal(model(graphs[1]), before[1])
 
 
 def test_unsized_models_cannot_be_fitted() -> None:
