@@ -15,6 +15,7 @@ from baselines.errors import BaselineError
 from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.graph import NeuralGraph
 from graphnfn.models import LAYERS, GraphMetaNet, MetaNetConfig
+from graphnfn.nn.taps import coordinates
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.testing import random_graph
@@ -43,9 +44,13 @@ SHAPES = {
 }
 
 
-def ours(layer: str, shape: Shape, *, width: int = 32, rounds: int = 1) -> GraphMetaNet:
+READ_STATISTICS = ("gated", "complete")
+"""Layers whose configurations of the command line have statistics, of networks that take no coordinates."""
+
+
+def ours(layer: str, shape: Shape, *, width: int = 32, rounds: int = 1, statistics: bool = False) -> GraphMetaNet:
     """One of our models, sized for a shape."""
-    settings: Any = {"layer": layer, "width": width, "rounds": rounds, "out": shape.out}
+    settings: Any = {"layer": layer, "width": width, "rounds": rounds, "out": shape.out, "statistics": statistics}
     torch.manual_seed(0)
     return GraphMetaNet(MetaNetConfig(**settings), specs=[shape.spec])
 
@@ -53,6 +58,9 @@ def ours(layer: str, shape: Shape, *, width: int = 32, rounds: int = 1) -> Graph
 def models(shape: Shape) -> dict[str, Make]:
     """Our models and every baseline that reads chains of layers, each with its default settings."""
     found: dict[str, Make] = {name: (lambda name=name: ours(name, shape)) for name in LAYERS}
+    if not coordinates(shape.spec):
+        for name in READ_STATISTICS:
+            found[f"{name}, statistics"] = lambda name=name: ours(name, shape, statistics=True)
     for name in (n for n in baselines.names() if n not in baselines.adapter_names()):
         found[name] = lambda name=name: baselines.build(name, out=shape.out, specs=[shape.spec])
     try:
