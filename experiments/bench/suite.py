@@ -25,12 +25,16 @@ PARTS: Mapping[str, Callable[[], Any]] = {
     "large": large.large,
 }
 
+BY_NAME = ("compile", "zoo")
+"""Parts that run only where they are named."""
+
 
 def bench(parts: Sequence[str] = (), say: Callable[[str], None] = lambda _: None) -> Iterator[dict[str, Any]]:
     """Measure part by part, so that what is there can be kept when a later part is cut short.
 
     Args:
-        parts: some of :data:`PARTS`; all where empty.
+        parts: some of :data:`PARTS`; where empty all but those that take minutes and have pages of their own,
+            :data:`BY_NAME`.
         say: told what is measured.
 
     Yields:
@@ -46,7 +50,7 @@ def bench(parts: Sequence[str] = (), say: Callable[[str], None] = lambda _: None
         raise ExperimentError(f"unknown parts {', '.join(unknown)}; known: {', '.join(PARTS)}")
     one_thread()
     result: dict[str, Any] = {"origin": {"commit": provenance.commit(), **provenance.machine()}}
-    for name in parts or PARTS:
+    for name in parts or [name for name in PARTS if name not in BY_NAME]:
         say(f"measuring {name}")
         before = os.getloadavg()[0]
         found = PARTS[name]()
