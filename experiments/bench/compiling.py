@@ -68,6 +68,7 @@ def _compared(model: nn.Module, stack: AnyStack, rounds: int, backend: Any) -> d
         start = time.perf_counter()
         _results(compiled, twin, stack)
         first_s = time.perf_counter() - start
+        _results(model, model, stack)  # for models that keep statistics of what they have seen in training
         facts = {"graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values())}
         for one in (model, twin):
             one.eval()  # without dropout, whose random numbers are others

@@ -25,7 +25,10 @@ def pooled(values: Tensor) -> Tensor:
         [[2.0, 1.0000004768371582, 3.0]]
     """
     if torch.compiler.is_compiling():
-        return _Pooled.forward(None, values)
+        # Compiled code may compute the values once more, a little differently, for the gradient of amax, which looks
+        # for those that equal the maximum, finds none and divides by their number; max keeps a place instead.
+        spread = torch.sqrt((values - values.mean(1, keepdim=True)).square().mean(1) + 1e-6)
+        return torch.cat([values.mean(1), spread, values.max(1).values], -1)
     return _Pooled.apply(values)  # type: ignore[return-value]
 
 
@@ -63,8 +66,7 @@ class _Pooled(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor) -> Tensor:
         mean, top = values.mean(1), values.amax(1)
         spread = torch.sqrt((values - mean[:, None]).square_().mean(1).add_(1e-6))
-        if ctx is not None:
-            ctx.save_for_backward(values, mean, spread, top)
+        ctx.save_for_backward(values, mean, spread, top)
         return torch.cat([mean, spread, top], -1)
 
     @staticmethod

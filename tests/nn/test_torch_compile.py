@@ -69,3 +69,15 @@ def test_a_traced_model_has_the_same_numbers() -> None:
 @pytest.mark.parametrize("layer", list(LAYERS))
 def test_compiled_models_have_the_same_numbers(layer: str, name: str) -> None:
     _check(layer, name, "inductor")
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_gradients_are_finite_at_the_size_of_zoos() -> None:
+    """Maxima over 32 neurons: compiled code computes them again for the backward pass, not bit for bit."""
+    spec = mlp_spec([2, 32, 32, 1], "sin", omega=30.0)
+    torch.manual_seed(0)
+    model = GraphMetaNet(MetaNetConfig(layer="native", out=10), specs=[spec])
+    twin, graph = copy.deepcopy(model), random_graph(spec, dtype=torch.float32, networks=64)
+    found, wanted = _results(torch.compile(twin), twin, graph), _results(model, model, graph)
+    assert _error(found, wanted) < 1e-3
