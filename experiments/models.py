@@ -44,7 +44,7 @@ def take_statistics(model: nn.Module, networks: Callable[[], NeuralGraph]) -> No
     for module in model.modules():
         if isinstance(module, NormalizeEntries):
             module.fit(weight_space(networks()).channels_last())
-        elif isinstance(module, GraphMetaNet) and (module.config.units or module.config.statistics):
+        elif isinstance(module, GraphMetaNet) and (module.config.units or module.statistics is not None):
             module.fit([networks()])
 
 

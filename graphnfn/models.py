@@ -116,6 +116,10 @@ class MetaNetConfig:
                 f"got reference_width={self.reference_width} with layer={self.layer!r}; expected 1 or more neurons and "
                 "a layer other than 'synchronous'"
             )
+        if self.statistics and self.head != "invariant":
+            raise SpecError(
+                f"got statistics=True with head={self.head!r}; only head 'invariant' reads statistics: leave them off"
+            )
         if not (0 <= self.jitter < 1 and 0 <= self.dropout < 1):
             raise SpecError(f"got jitter={self.jitter}, dropout={self.dropout}; expected numbers in [0, 1)")
 

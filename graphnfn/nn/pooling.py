@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 def pooled(values: Tensor) -> Tensor:
     """``[mean_i v_i, sqrt(mean_i (v_i - mean)^2 + 1e-6), max_i v_i]`` over neurons, ``[B, n, d]`` to ``[B, 3 d]``.
 
-    Where several neurons share the maximum they share its gradient equally, so that it does not depend on their order.
+    Where several neurons share the maximum they share its gradient equally, so that it does not depend on their order;
+    under ``torch.compile`` one of them gets it.
 
     Example:
         >>> pooled(torch.tensor([[[1.0], [3.0]]])).tolist()

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from graphnfn.activations import Gauge
+from graphnfn.errors import SpecError
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NeuronGroup
 from graphnfn.stack import Stack
 from graphnfn.symmetry.action import act
 from graphnfn.symmetry.canonical import CanonicalScales, canonical_scales, scaling_element
 from graphnfn.symmetry.element import GroupElement
+from graphnfn.traced_stack import TracedStack
 
 
 def balanced_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
@@ -22,9 +24,9 @@ def balanced_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
     From unit incoming norms (:func:`~graphnfn.symmetry.canonical.canonical_scales`), which no positive scale changes,
     groups take turns: ``c_i^(2p + 2) = (sum_j |w_ij|^2 + b_i^2) / (p sum_k |w_ki|^2)`` with ``phi(c) = c^p`` is where
     ``w_ij / c_i``, ``b_i / c_i`` and ``w_ki phi(c_i)`` have the least sum of squares.  That sum has one minimum, since
-    it is convex in log c.  One round more than there are layers, over-relaxed, comes within a few per mille of it in
-    small CNNs; what is left is invariant, however near.  Neurons that nothing leaves get incoming weights of 0: their
-    limit, which changes no function.  Computed in float64.
+    it is convex in log c.  One round more than there are layers, over-relaxed, brings the weights of small CNNs within
+    1 % of it; what is left is invariant, however near.  Neurons that nothing leaves get incoming weights of 0:
+    their limit, which changes no function.  Factors are computed in float64.
 
     Weight decay leads towards this form, in which the weights of a neuron tell how much it matters (Stock, Graham,
     Gribonval, Jegou, "Equi-normalization of Neural Networks", 2019, arXiv 1902.10416, section 3).
@@ -51,7 +53,7 @@ def balance(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:
     for incoming weights of neurons that nothing leaves. See :func:`balanced_scales` for the law.
 
     Raises:
-        SpecError: the batch mixes architectures.
+        SpecError: the batch mixes architectures, or holds traced networks.
 
     Example:
         >>> from graphnfn.chain import mlp_spec
@@ -62,7 +64,12 @@ def balance(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:
         >>> bool(torch.allclose(balance(moved)[0].x, balance(graph)[0].x))
         True
     """
-    element = scaling_element(graph.spec, balanced_scales(graph.stacks()[0])[0])
+    spec, stack = graph.spec, graph.stacks()[0]
+    if isinstance(stack, TracedStack):
+        raise SpecError(
+            "got a traced network; balance takes MLPs and CNNs: use canonicalize, which knows its symmetry law"
+        )
+    element = scaling_element(spec, balanced_scales(stack)[0])
     return act(element, graph), element
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ from graphnfn.functional import run
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
-from graphnfn.symmetry import act, canonical_scales, canonical_signs, canonicalize, random_element
+from graphnfn.symmetry import act, balance, canonical_scales, canonical_signs, canonicalize, random_element
 
 Specs = Callable[..., st.SearchStrategy[NetSpec]]
+Form = Callable[[NeuralGraph], tuple[NeuralGraph, Any]]
 RELU = mlp_spec([3, 6, 5, 2], "relu")
 
 
@@ -33,26 +35,31 @@ def assert_same(a: NeuralGraph, b: NeuralGraph, rtol: float = 1e-9) -> None:
         torch.testing.assert_close(x, y, rtol=rtol, atol=1e-12)
 
 
+FORMS = pytest.mark.parametrize("form", [canonicalize, balance])
+
+
+@FORMS
 @given(data=st.data())
-def test_canonical_form(specs: Specs, data: st.DataObject) -> None:
+def test_canonical_form(form: Form, specs: Specs, data: st.DataObject) -> None:
     spec = data.draw(specs())
     graph = testing.random_graph(spec, networks=2)
-    canonical, element = canonicalize(graph)
+    canonical, element = form(graph)
     testing.assert_same_function(canonical, graph, rtol=1e-9)
     assert_same(act(element, graph), canonical)
     assert_same(act(element.inverse(), canonical), graph)
-    assert_same(canonicalize(canonical)[0], canonical)
+    assert_same(form(canonical)[0], canonical)
 
 
+@FORMS
 @given(data=st.data())
-def test_constant_on_orbits_of_positive_scales(specs: Specs, data: st.DataObject) -> None:
+def test_constant_on_orbits_of_positive_scales(form: Form, specs: Specs, data: st.DataObject) -> None:
     spec = data.draw(specs())
     graph = testing.random_graph(spec, networks=2)
     element = random_element(spec, 6.0, 0, networks=2)
     for name, action in element.actions.items():  # scales only: signs and permutations are left to the layers
         straight = torch.arange(action.perm.shape[-1]).expand_as(action.perm)
         element.actions[name] = type(action)(straight, action.scale, action.sign.abs(), action.half_turns)
-    assert_same(canonicalize(act(element, graph))[0], canonicalize(graph)[0], rtol=1e-7)
+    assert_same(form(act(element, graph))[0], form(graph)[0], rtol=1e-7)
 
 
 @pytest.mark.parametrize("spec", [RELU, small_cnn_spec([1, 4, 5], 3, "leaky_relu"), mlp_spec([2, 5, 1], "abs")])

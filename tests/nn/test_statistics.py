@@ -173,6 +173,11 @@ def test_coordinate_networks_are_left_out() -> None:
     assert torch.equal(model(graphs[1]), before[1])
 
 
+def test_heads_that_do_not_read_them_refuse_them() -> None:
+    with pytest.raises(SpecError, match="head='edit'"):
+        gn.MetaNetConfig(head="edit", statistics=True)
+
+
 def test_unsized_models_cannot_be_fitted() -> None:
     with pytest.raises(SpecError, match="specs="):
         gn.GraphMetaNet(gn.MetaNetConfig(statistics=True)).fit([])
