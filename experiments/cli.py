@@ -205,12 +205,13 @@ def survey_baselines(
 def bench(
     output: Annotated[Path, typer.Option("--output", "-o", help="A Markdown file; .json and .html go beside it.")],
     parts: Annotated[Optional[list[str]], typer.Argument(help="Only these: roofline, layers, models, ...")] = None,  # noqa: UP045
+    tries: Annotated[int, typer.Option(help="Of a part at most, while others slow the machine down.")] = 3,
 ) -> None:
     """Measure time and memory of models and baselines; write tables, numbers and a page."""
     from experiments.bench.page import write
     from experiments.bench.suite import bench as run
 
-    for result in run(parts or (), lambda line: out.print(line, highlight=False, markup=False)):
+    for result in run(parts or (), lambda line: out.print(line, highlight=False, markup=False), tries=tries):
         write(result, output)
     out.print(str(output), highlight=False)
 

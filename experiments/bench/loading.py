@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ TARGET = 0.05
 
 
 def loading(*, networks: int = 64, zoo_size: int = 1024, rounds: int = 15) -> list[dict[str, Any]]:
-    """A row per shape and model: time of ``zoo.batch(rows)`` on shuffled rows over itself plus a training step.
+    """A row per shape and model: time of ``zoo.batch(rows)``, rows shuffled, over itself plus a training step.
 
     Every model takes turns with the loader alone, as in training: between steps of other models, whose states fill the
     caches, a batch would take several times as long as it does there.
@@ -43,4 +44,6 @@ def loading(*, networks: int = 64, zoo_size: int = 1024, rounds: int = 15) -> li
 
 def _loader(zoo: Zoo, networks: int) -> Step:
     generator = torch.Generator().manual_seed(0)
-    return lambda: zoo.batch(torch.randint(len(zoo), (networks,), generator=generator))
+    epochs = [torch.randperm(len(zoo), generator=generator).split(networks) for _ in range(8)]
+    rows = cycle([batch for epoch in epochs for batch in epoch])
+    return lambda: zoo.batch(next(rows))

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.bench.suite import PARTS
 from experiments.bench.tables import Table, tables
+from experiments.bench.timing import YARDSTICK
 from experiments.figures import svg
 from experiments.results import write_text
 
@@ -22,7 +23,8 @@ _CURVES = {"batches": ("networks", "networks a batch"), "widths": ("width", "wid
 _PLACE = Path("docs/speed.md")
 _LEAD = (
     "CPU and wall milliseconds on one thread: medians with quartiles of interleaved rounds in one process. Memory is "
-    "the peak of what a step allocates. Input networks have random weights."
+    "the peak of what a step allocates. Input networks have random weights. Between rounds a yardstick is timed, "
+    f"{YARDSTICK}: where it takes longer in one part than in another, others slowed the machine down meanwhile."
 )
 
 

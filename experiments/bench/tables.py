@@ -24,11 +24,15 @@ class Table:
 def tables(result: dict[str, Any]) -> list[Table]:
     """A table for every part that was measured."""
     found = [(make, result[part]) for part, make in _TABLES.items() if part in result]
-    return [_with_load(make(part["found"]), part["load"]) for make, part in found]
+    return [_with_load(make(part["found"]), part) for make, part in found]
 
 
-def _with_load(table: Table, load: Sequence[float]) -> Table:
-    words = f"{table.text} Load average before and after: {load[0]:.1f}, {load[1]:.1f}."
+def _with_load(table: Table, part: dict[str, Any]) -> Table:
+    before, after = part["load"]
+    words = f"{table.text} Load average before and after: {before:.1f}, {after:.1f}."
+    words += f" The yardstick took {spread(part['pace_ms'])} ms" + (
+        f", the calmest of {part['tries']} tries." if part["tries"] > 1 else "."
+    )
     return Table(table.title, words, table.head, table.rows)
 
 

@@ -13,6 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 
 Step = Callable[[], object]
 
+YARDSTICK = "four batched products of 64 pairs of 96 x 96 matrices, tanh of a million numbers and 100 small sums"
+"""Work that is the same in every round of every part, and shows how fast the machine was meanwhile."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -47,8 +50,35 @@ class Times:
         return cpu, wall
 
 
+class Pace:
+    """How long the yardstick took, time after time; wall milliseconds."""
+
+    def __init__(self) -> None:
+        self._matrices, self._numbers, self._few = torch.rand(64, 96, 96), torch.rand(1 << 20), torch.rand(8)
+        self.noted: list[float] = []
+
+    def note(self) -> None:
+        """Run the yardstick once."""
+        start = time.perf_counter()
+        for _ in range(4):
+            torch.bmm(self._matrices, self._matrices)
+        torch.tanh(self._numbers)
+        for _ in range(100):
+            torch.add(self._few, 1)
+        self.noted.append(1e3 * (time.perf_counter() - start))
+
+    def take(self) -> Spread:
+        """The spread of what was noted since the last time."""
+        found, self.noted = Spread.of(self.noted), []
+        return found
+
+
+PACE = Pace()
+"""Of this process; :func:`interleaved` notes it once a round."""
+
+
 def interleaved(steps: Mapping[str, Step], *, rounds: int, seconds: float = 60.0) -> dict[str, Times]:
-    """Run every step once a round, so that whatever slows the machine down slows all of them.
+    """Run every step once a round, so that whatever slows the machine down slows all of them; notes the pace.
 
     Args:
         steps: by name; each is called once before the clock starts.
@@ -67,6 +97,7 @@ def interleaved(steps: Mapping[str, Step], *, rounds: int, seconds: float = 60.0
     for done in range(rounds):
         if done and time.perf_counter() - begin > seconds:
             break
+        PACE.note()
         for name, step in steps.items():
             start = time.process_time(), time.perf_counter()
             step()

@@ -18,6 +18,8 @@ MOMENTS = 2 + len(QUANTILES)
 """Mean, deviation and quantiles of one set of numbers."""
 SETS = ("sizes", "signed weights", "incoming norms", "outgoing norms", "biases")
 """Sets of numbers that a layer has."""
+SMALL = 256
+"""Numbers of a set up to which sets are read together."""
 LARGEST = 5.0
 """Deviations beyond which a statistic is cut off, for networks unlike any in training."""
 
@@ -110,13 +112,15 @@ def _sets(stack: Stack, i: int) -> tuple[Tensor | None, ...]:
 
 
 def _all_moments(sets: list[Tensor]) -> list[Tensor]:
-    """:func:`_moments` of each; sets of one size at once, since a small set costs little but the calls."""
+    """:func:`_moments` of each; small sets of one size at once, since these cost little but the calls."""
     found: list[Tensor] = [torch.empty(0)] * len(sets)
     sizes = [values.shape[1] for values in sets]
     for size in set(sizes):
         same = [k for k, n in enumerate(sizes) if n == size]
-        for k, rows in zip(same, _moments(torch.cat([sets[k] for k in same])).chunk(len(same)), strict=True):
-            found[k] = rows
+        for few in [same] if size <= SMALL else [[k] for k in same]:
+            rows = _moments(torch.cat([sets[k] for k in few]) if len(few) > 1 else sets[few[0]])
+            for k, row in zip(few, rows.chunk(len(few)), strict=True):
+                found[k] = row
     return found
 
 
@@ -124,5 +128,6 @@ def _moments(values: Tensor) -> Tensor:
     """Mean, deviation and quantiles of each row, ``[B, n] -> [B, 7]``."""
     wide = values if values.dtype == torch.float64 else values.float()
     mean = wide.mean(1, keepdim=True)
-    deviation = ((wide - mean).square().mean(1, keepdim=True) + 1e-12).sqrt()
+    norm = torch.linalg.vector_norm(wide - mean, dim=1, keepdim=True)  # in one pass over the differences
+    deviation = (norm.square() / wide.shape[1] + 1e-12).sqrt()
     return torch.cat([mean, deviation, quantiles(wide)], 1).to(values.dtype)

@@ -91,6 +91,7 @@ def _factors(stack: Stack) -> tuple[list[Tensor], list[Tensor]] | None:
     ends = [(spec.position[b.src], spec.position[b.dst]) for b in spec.blocks]
     step = 2 / (1 + math.sin(math.pi / max(spec.levels)))  # successive over-relaxation of a chain of so many springs
     into, out = ([torch.ones_like(bias) for bias in biases] for _ in range(2))  # their squares
+    logs = [torch.zeros_like(bias) for bias in biases]  # of c^2; powers are slow
     for _ in range(max(spec.levels) + 1):
         for i in turns:
             p, entering, leaving = powers[i], biases[i], torch.zeros_like(biases[i])
@@ -99,10 +100,10 @@ def _factors(stack: Stack) -> tuple[list[Tensor], list[Tensor]] | None:
             for b in spec.outgoing[i]:
                 leaving = leaving + torch.bmm(into[ends[b][1]][:, None], squares[b])[:, 0]
             live = (entering > 0) & (leaving > 0) & (p > 0)
-            wanted = torch.where(live, entering / (p * leaving), 1.0) ** (1 / (p + 1))
-            c = wanted**step * torch.where(live, into[i], 1.0) ** (step - 1)
-            into[i] = torch.where((leaving == 0) & (p > 0), 0.0, 1 / c)
-            out[i] = c**p
+            wanted = torch.where(live, entering / (p * leaving), 1.0).log() / (p + 1)
+            logs[i] = torch.where(live, step * wanted - (step - 1) * logs[i], 0.0)
+            into[i] = torch.where((leaving == 0) & (p > 0), 0.0, torch.exp(-logs[i]))
+            out[i] = torch.exp(p * logs[i])
     return [f.sqrt() for f in into], [f.sqrt() for f in out]
 
 

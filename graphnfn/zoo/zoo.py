@@ -247,7 +247,7 @@ class Zoo:
         least, most = (int(bound) for bound in index.aminmax())
         if least < 0 or most >= len(self):
             raise ZooError(f"rows {least} to {most} asked of a zoo of {len(self)} networks")
-        return as_run(index)
+        return as_run(index) if most - least == len(index) - 1 else index
 
     def _stored(self, rows: ArrayLike | Tensor | slice) -> Rows:
         """Rows of the files."""

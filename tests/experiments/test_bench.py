@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import baselines
 from baselines.errors import BaselineError
-from experiments.bench import compiling, curves, generation, large, loading, roofline, scaling, subjects, suite
+from experiments.bench import compiling, curves, generation, large, loading, roofline, scaling, subjects, suite, timing
 from experiments.bench.page import html, markdown, write
 from experiments.bench.subjects import SHAPES, ours
 from experiments.bench.timing import Spread, Times, interleaved, peak_bytes
@@ -177,7 +177,8 @@ def result() -> dict:
     }
     for row in small["models"]:
         row["parameters"] = 1234
-    parts = {name: {"load": [1.0, 1.5], "found": found} for name, found in small.items()}
+    facts = {"load": [1.0, 1.5], "pace_ms": vars(Spread(3.0, 3.1, 3.25)), "tries": 2}
+    parts = {name: {**facts, "found": found} for name, found in small.items()}
     return {"origin": {"commit": "abc", "processor": "some"}, **parts}
 
 
@@ -186,6 +187,7 @@ def test_every_part_is_in_the_page(result: dict, tmp_path: Path) -> None:
     page, text = html(result), markdown(result)
     assert page.count("<h2>") == len(suite.PARTS) + 2 and page.count("<svg") == 3
     assert text.count("\n## ") == len(suite.PARTS) and "Load average before and after: 1.0, 1.5." in text
+    assert "The yardstick took 3.1 (3 to 3.25) ms, the calmest of 2 tries." in text
     assert "huge (SIREN): 30 GiB" in text and "dws (small CNN)" in text and "exit code 1: no memory" in text
     assert "`graphnfn bench -o docs/speed.md`" in text
     some = {name: result[name] for name in ("origin", "loading")}
@@ -257,6 +259,64 @@ def test_parts_are_given_out_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None
     first, second = suite.bench()  # what takes minutes and has its own page only by name
     assert [set(found) for found in suite.bench(["compile"])] == [{"origin", "compile"}]
     assert set(first) == {"origin", "a"} and set(second) == {"origin", "a", "b"} and second["b"]["found"] == 2
+
+
+class Machine:
+    """In place of the yardstick: paces of the tries of a part, one after another; the first is of before all parts."""
+
+    def __init__(self, paces: list[float]) -> None:
+        self.paces, self.notes = paces, 0
+
+    def note(self) -> None:
+        self.notes += 1
+
+    def take(self) -> Spread:
+        assert self.notes > 1
+        self.notes = 0
+        return Spread.of([self.paces.pop(0)])
+
+
+@pytest.mark.parametrize(
+    ("paces", "kept", "tries"),
+    [
+        ([1.0, 1.2], "1", 1),  # calm
+        ([1.0, 7.0, 1.1, 1.0], "2", 2),  # disturbed, then calm
+        ([1.0, 7.0, 3.0, 4.0], "2", 3),  # never calm: the calmest
+        ([7.0, 7.1], "1", 1),  # slow all the time: nothing tells
+        ([7.0, 2.0], "1", 1),  # slow before
+    ],
+)
+def test_disturbed_parts_are_measured_again(
+    monkeypatch: pytest.MonkeyPatch, paces: list[float], kept: str, tries: int
+) -> None:
+    found = iter("123")
+    monkeypatch.setattr(suite, "PARTS", {"a": lambda: next(found)})
+    monkeypatch.setattr(suite, "PACE", Machine(paces))
+    (result,) = suite.bench()
+    assert (result["a"]["found"], result["a"]["tries"]) == (kept, tries)
+
+
+def test_a_number_of_tries_is_needed() -> None:
+    with pytest.raises(ExperimentError, match="got 0 tries"):
+        next(suite.bench(tries=0))
+
+
+def test_the_yardstick_takes_longer_beside_others() -> None:
+    """More work in the same time shows; what was noted before does not."""
+    pace = timing.Pace()
+    for _ in range(5):
+        pace.note()
+    alone = pace.take().middle
+    pace._matrices = torch.rand(256, 96, 96)
+    for _ in range(5):
+        pace.note()
+    assert pace.take().middle > 1.5 * alone > 0
+
+
+def test_every_round_notes_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "PACE", timing.Pace())
+    interleaved({"a": lambda: None}, rounds=3)
+    assert len(timing.PACE.noted) == 3
 
 
 @pytest.mark.parametrize("layer", list(LAYERS))
