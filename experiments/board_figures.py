@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments.figures import CEILING, FAINT, FLOOR, STYLE, svg
@@ -49,9 +50,15 @@ def palette(rows: Iterable[Entry]) -> Colours:
     names = sorted({(bool(r["ours"]), str(r["model"])) for r in rows})
     ours = [n for own, n in names if own]
     others = [n for own, n in names if not own and n not in REFERENCES]
-    found = {n: _OURS[i % len(_OURS)] for i, n in enumerate(ours)}
-    found |= {n: _OTHERS[i % len(_OTHERS)] for i, n in enumerate(others)}
+    found = dict(zip(ours, _enough(_OURS, "YlGnBu", len(ours)), strict=True))
+    found |= zip(others, _enough(_OTHERS, "YlOrRd", len(others)), strict=True)
     return found | {n: _REFERENCE for _, n in names if n in REFERENCES}
+
+
+def _enough(chosen: Sequence[str], more: str, count: int) -> list[str]:
+    """So many different colours; those of a colour map follow where the chosen ones do not suffice."""
+    shades = colormaps[more](np.linspace(0.4, 0.95, max(0, count - len(chosen))))
+    return [*chosen[:count], *(to_hex(shade) for shade in shades)]
 
 
 def robustness(case: Entry, colours: Colours) -> str:

@@ -18,7 +18,9 @@ STEPS = 5
 """Training steps that are timed."""
 
 
-def within_budget(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo) -> TrainerConfig:
+def within_budget(
+    config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo, *, spent: float = 0.0
+) -> TrainerConfig:
     """The same training with as many epochs as ``config.cpu_seconds`` affords, and then members; one at least of each.
 
     The model is as before afterwards, and so is the state of the random numbers.
@@ -28,16 +30,16 @@ def within_budget(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo)
         model: a single one, with all its parameters made.
         task: prepared.
         zoo: with splits train and val.
+        spent: CPU seconds of the budget that are gone.
     """
     if config.cpu_seconds is None:
         return config
+    left = max(0.0, config.cpu_seconds - spent)
     train, val = zoo.split("train"), zoo.split("val")
     step_s, look_s = _seconds(config, model, task, zoo)
     epoch_s = len(train) / config.batch_size * step_s + len(val) / config.batch_size * look_s
-    epochs = max(1, min(config.epochs, int(config.cpu_seconds / epoch_s)))
-    return replace(
-        config, epochs=epochs, members=max(1, min(config.members, int(config.cpu_seconds / epoch_s / epochs)))
-    )
+    epochs = max(1, min(config.epochs, int(left / epoch_s)))
+    return replace(config, epochs=epochs, members=max(1, min(config.members, int(left / epoch_s / epochs))))
 
 
 def _seconds(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo) -> tuple[float, float]:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from experiments.budget import History, within_budget
 from experiments.config import make
-from experiments.data import open_zoo, predict
+from experiments.data import for_learning, open_zoo, predict
 from experiments.editing import Edited, EditTask
 from experiments.ensemble import members_of, with_members
 from experiments.errors import ExperimentError
-from experiments.models import count_parameters, take_statistics
+from experiments.models import count_parameters, prepared, take_statistics
 from experiments.tasks import Task
 from experiments.training import Fitted, begun_with, fit
 from graphnfn.graph import NeuralGraph
@@ -94,9 +94,12 @@ def train(
         )
     first = _with_parameters(first, zoo)
     resumed = begun_with(folder) if options.get("resume") else None
-    recipe = resumed or within_budget(make(config.trainer), first, task, zoo)
+    start = time.process_time()
+    ready = prepared(first, for_learning(zoo))
+    spent = time.process_time() - start
+    recipe = resumed or within_budget(make(config.trainer), first, task, ready, spent=spent)
     model = with_members(first, lambda: _with_parameters(build_model(config, task, zoo), zoo), recipe.members)
-    return zoo, task, model, fit(model, task, zoo, recipe, folder, **options)
+    return zoo, task, model, fit(model, task, ready, recipe, folder, **options)
 
 
 def _with_parameters(model: nn.Module, zoo: Zoo) -> nn.Module:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 import baselines
@@ -13,6 +15,7 @@ from baselines.weight_space import weight_space
 from graphnfn.graph import NeuralGraph
 from graphnfn.models import GraphMetaNet, MetaNetConfig
 from graphnfn.spec import NetSpec
+from graphnfn.zoo import Zoo
 
 
 def graph_meta_net(
@@ -46,6 +49,28 @@ def take_statistics(model: nn.Module, networks: Callable[[], NeuralGraph]) -> No
             module.fit(weight_space(networks()).channels_last())
         elif isinstance(module, GraphMetaNet) and (module.config.units or module.statistics is not None):
             module.fit([networks()])
+
+
+MOST_PREPARED = 2**27
+"""Numbers of a zoo up to which its networks are prepared in memory (half a GiB)."""
+
+
+def prepared(model: nn.Module, zoo: Zoo) -> Zoo:
+    """The zoo with its networks as a model of ours reads them, made once instead of in every step.
+
+    The same zoo where the model has nothing to prepare, or where the networks would take too much memory.
+
+    Args:
+        model: any, with all its parameters made.
+        zoo: whose networks the model is about to read many times.
+    """
+    counts = torch.bincount(zoo.spec_index, minlength=len(zoo.specs)).tolist()
+    sizes = [sum(math.prod(shape) for shape in spec.params.values()) for spec in zoo.specs]
+    numbers = sum(count * size for count, size in zip(counts, sizes, strict=True))
+    if not isinstance(model, GraphMetaNet) or model.config.head != "invariant" or numbers > MOST_PREPARED:
+        return zoo
+    with torch.no_grad():
+        return zoo.with_networks(model.prepare(zoo.batch(slice(None))))
 
 
 def count_parameters(model: nn.Module, sample: NeuralGraph) -> int:

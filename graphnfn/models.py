@@ -17,7 +17,7 @@ from graphnfn.graph import NeuralGraph
 from graphnfn.nn.blocks import BlockWiring
 from graphnfn.nn.descent import DescentHead
 from graphnfn.nn.edges import EdgeWiring
-from graphnfn.nn.edit import EditHead
+from graphnfn.nn.edit import EditHead, edited
 from graphnfn.nn.gated import GatedSweep
 from graphnfn.nn.lattice import LatticeProbes
 from graphnfn.nn.native import NativeSweep
@@ -26,10 +26,11 @@ from graphnfn.nn.readout import InvariantReadout
 from graphnfn.nn.state import LevelCode, State
 from graphnfn.nn.statistics import WeightStatistics
 from graphnfn.nn.synchronous import SynchronousLayer
-from graphnfn.nn.taps import Sizes
+from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.nn.traced import TracedReader
 from graphnfn.nn.units import BlockUnits
 from graphnfn.nn.wiring import Wiring
+from graphnfn.prepared import Prepared
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.symmetry.canonical import CanonicalScales, canonical_scales
@@ -210,7 +211,7 @@ class GraphMetaNet(nn.Module):
     def _chains(self, stacks: list[Stack], together: bool) -> list[Any]:
         """The same for stacks of MLPs and CNNs."""
         dtype = next(self.parameters()).dtype
-        found = [self._canonical(stack) for stack in stacks]  # scales in the precision of the weights
+        found = [self._seen(stack) for stack in stacks]  # scales in the precision of the weights
         canonical = [stack.apply(lambda t: t.to(dtype)) for _, stack in found]
         wirings = self._wirings(canonical, together)
         in_units = self._wirings([self.units(s) for s in canonical], together) if self.config.units else wirings
@@ -219,8 +220,15 @@ class GraphMetaNet(nn.Module):
         results = [self._answer(*pair) for pair in zip(wirings, in_units, strict=True)]
         if isinstance(self.head, EDITORS):
             changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
-            return [_edit(s, scales, d) for s, (scales, _), d in zip(stacks, found, changes, strict=True)]
+            return [edited(s, scales, d) for s, (scales, _), d in zip(stacks, found, changes, strict=True)]
         return list(torch.cat(results).split([stack.size for stack in stacks]))
+
+    def _seen(self, stack: Stack) -> tuple[CanonicalScales, Stack]:
+        if not isinstance(stack, Prepared):
+            return self._canonical(stack)
+        if isinstance(self.head, EDITORS):
+            raise SpecError("these networks were prepared for a model with head 'invariant': edit them as they were")
+        return CanonicalScales((), ()), stack
 
     # What the layers see of the weights, and how messages travel; ablations replace these two.
 
@@ -242,6 +250,27 @@ class GraphMetaNet(nn.Module):
             state = checkpoint(layer, state, seen, use_reentrant=False) if again else layer(state, seen)
         return state
 
+    def prepare(self, graph: NeuralGraph) -> NeuralGraph:
+        """What the model makes of weights before it reads them, to be made once for networks that it reads often.
+
+        ``model(model.prepare(graph)) == model(graph)``, for every model of the same configuration and architectures;
+        a step on prepared networks takes less time. Traced networks stay as they are. Weights of ``graph`` that change
+        later do not change what was prepared.
+
+        Raises:
+            SpecError: the head edits networks.
+        """
+        if self.config.head != "invariant":
+            raise SpecError(f"got head={self.config.head!r}; only models with head 'invariant' prepare networks")
+        like = next(self.parameters(), None)
+        return graph.map_stacks(lambda s: s if isinstance(s, TracedStack) else self._prepared(s, like))
+
+    def _prepared(self, stack: Stack, like: Tensor | None) -> Prepared:
+        canonical = self._seen(stack)[1]
+        canonical = canonical if like is None else canonical.apply(lambda t: t.to(like.dtype))
+        seen = self.statistics.seen(canonical) if self.statistics and not coordinates(stack.spec) else None
+        return Prepared(canonical.spec, canonical.nodes, canonical.blocks, seen)
+
     def fit(self, batches: Iterable[NeuralGraph]) -> None:
         """Take from training networks what is taken once: units of blocks, mean and deviation of statistics.
 
@@ -251,7 +280,7 @@ class GraphMetaNet(nn.Module):
         if self.sizes is None:
             raise SpecError("the model has no parameters yet: give GraphMetaNet(config, specs=[...]) before fit")
         stacks = [s for graph in batches for s in graph.stacks() if not isinstance(s, TracedStack)]
-        canonical = [self._canonical(stack)[1] for stack in stacks]
+        canonical = [self._seen(stack)[1] for stack in stacks]
         if self.config.units:
             self.units.fit(canonical)
         if self.statistics:
@@ -264,18 +293,3 @@ class GraphMetaNet(nn.Module):
     def set_extra_state(self, state: Any) -> None:
         if state is not None and self.sizes is None:
             self.initialize(Sizes(*state))
-
-
-def _edit(stack: Stack, scales: CanonicalScales, change: tuple[list[Tensor], Tensor]) -> Stack:
-    """Weights plus a change that was made on canonical weights."""
-    spec = stack.spec
-    if any(g.norm_eps is not None for g in spec.groups):
-        raise SpecError("the edit head needs networks without kept batch norms: convert with fold_norm=True")
-    blocks = []
-    for b, weight, delta in zip(spec.blocks, stack.blocks, change[0], strict=True):
-        c, phi = scales.norm[spec.position[b.dst]], scales.phi[spec.position[b.src]]
-        blocks.append(weight + (delta * c[:, :, None, None] / phi[:, None, :, None]).to(weight.dtype))
-    biased = {p.group for p in spec.node_params if p.field == "bias"}  # others have none that could change
-    free = torch.cat([stack.nodes.new_full((g.size,), float(g.id in biased)) for g in spec.groups])
-    bias = stack.nodes[..., 0] + (change[1] * torch.cat(scales.norm, 1)).to(stack.nodes.dtype) * free
-    return Stack(spec, torch.cat([bias[..., None], stack.nodes[..., 1:]], -1), tuple(blocks))

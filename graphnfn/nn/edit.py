@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from graphnfn.errors import SpecError
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes, TapTable
 from graphnfn.nn.typed import TypedLinear, soft_norm
 from graphnfn.nn.wiring import Wiring
+from graphnfn.stack import Stack
+from graphnfn.symmetry.canonical import CanonicalScales
 from graphnfn.symmetry.charge import BIAS, ODD, WEIGHT
 
 
@@ -64,3 +67,18 @@ class EditHead(nn.Module):
     def _tap_vectors(self, wiring: Wiring, k: int) -> Tensor:
         block = wiring.block(k)
         return self.taps.mix(block) @ self.taps.gain(block)
+
+
+def edited(stack: Stack, scales: CanonicalScales, change: tuple[list[Tensor], Tensor]) -> Stack:
+    """Weights plus a change that was made on canonical weights."""
+    spec = stack.spec
+    if any(g.norm_eps is not None for g in spec.groups):
+        raise SpecError("the edit head needs networks without kept batch norms: convert with fold_norm=True")
+    blocks = []
+    for b, weight, delta in zip(spec.blocks, stack.blocks, change[0], strict=True):
+        c, phi = scales.norm[spec.position[b.dst]], scales.phi[spec.position[b.src]]
+        blocks.append(weight + (delta * c[:, :, None, None] / phi[:, None, :, None]).to(weight.dtype))
+    biased = {p.group for p in spec.node_params if p.field == "bias"}  # others have none that could change
+    free = torch.cat([stack.nodes.new_full((g.size,), float(g.id in biased)) for g in spec.groups])
+    bias = stack.nodes[..., 0] + (change[1] * torch.cat(scales.norm, 1)).to(stack.nodes.dtype) * free
+    return Stack(spec, torch.cat([bias[..., None], stack.nodes[..., 1:]], -1), tuple(blocks))

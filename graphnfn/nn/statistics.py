@@ -11,6 +11,7 @@ from graphnfn.nn.facts import group_facts
 from graphnfn.nn.parity import even_biases
 from graphnfn.nn.quantiles import QUANTILES, quantiles
 from graphnfn.nn.taps import Sizes, coordinates
+from graphnfn.prepared import Prepared
 from graphnfn.stack import Stack
 from graphnfn.symmetry.balanced import balanced_form
 
@@ -71,12 +72,12 @@ class WeightStatistics(nn.Module):
     def _read(self, stack: Stack) -> Tensor:
         if coordinates(stack.spec):
             return stack.nodes.new_zeros(stack.size, self.predict.out_features)
-        rows = (self.features(balanced_form(stack)) - self.center) * self.scale
+        rows = (self.seen(stack) - self.center) * self.scale
         return self.predict(rows.clamp(-LARGEST, LARGEST))
 
     def fit(self, canonical: Sequence[Stack]) -> None:
         """Take mean and deviation of each statistic over some networks; statistics that do not vary are left out."""
-        found = [self.features(balanced_form(stack)).detach() for stack in canonical if not coordinates(stack.spec)]
+        found = [self.seen(stack).detach() for stack in canonical if not coordinates(stack.spec)]
         if not found:
             return
         rows = torch.cat(found).double()
@@ -84,6 +85,12 @@ class WeightStatistics(nn.Module):
         varies = deviation > 1e-6 * mean.abs() + 1e-12
         self.center.copy_(mean)
         self.scale.copy_(torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0))
+
+    def seen(self, canonical: Stack) -> Tensor:
+        """The statistics of a canonical stack in balanced form; those of a prepared one are there already."""
+        if isinstance(canonical, Prepared) and canonical.statistics is not None:
+            return canonical.statistics
+        return self.features(balanced_form(canonical))
 
     def features(self, stack: Stack) -> Tensor:
         """The statistics, ``[B, 2 depth sets moments]``; 0 for layers that a network lacks."""

@@ -12,6 +12,7 @@ from graphnfn.errors import ZooError
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
+from graphnfn.traced_stack import AnyStack
 from graphnfn.zoo.files import Rows, WeightFiles, as_run
 
 MOST_NODES = 2**24
@@ -123,6 +124,37 @@ class ZooWeights:
                 f"the table has {self.count} rows but the weights hold {sum(lengths.values())} networks: "
                 "they belong to different zoos; copy both again or rebuild the zoo"
             )
+
+
+class HeldWeights:
+    """The networks of a graph in memory, in place of those in files.
+
+    Args:
+        graph: one or several architectures.
+    """
+
+    def __init__(self, graph: NeuralGraph) -> None:
+        self._stacks, members = graph.stacks(), graph.members()
+        self.specs, self.count = tuple(stack.spec for stack in self._stacks), graph.num_graphs
+        self.number, self._line = (torch.empty(self.count, dtype=torch.long) for _ in range(2))
+        for s, places in enumerate(members):
+            self.number[places], self._line[places] = s, torch.arange(len(places))
+
+    def graph(self, rows: Rows) -> NeuralGraph:
+        """The networks of some rows, in their order."""
+        if len(self.specs) == 1:
+            return NeuralGraph.from_stacks([_taken(self._stacks[0], rows)])
+        number, line = self.number[rows], self._line[rows]
+        stacks, members = [], []
+        for s in number.unique().tolist():
+            places = (number == s).nonzero().flatten()
+            stacks.append(_taken(self._stacks[s], as_run(line[places])))
+            members.append(places)
+        return NeuralGraph.from_stacks(stacks, members)
+
+
+def _taken(stack: AnyStack, rows: Rows) -> AnyStack:
+    return stack.take(rows) if isinstance(rows, slice) else stack.apply(lambda t: t.index_select(0, rows))
 
 
 def share_stacks(specs: Sequence[NetSpec]) -> bool:

@@ -21,7 +21,7 @@ from graphnfn.stack import Stack
 from graphnfn.zoo.files import Rows, WeightFiles, as_run, read_description, write_folder
 from graphnfn.zoo.layouts import described_specs
 from graphnfn.zoo.table import ZooTable
-from graphnfn.zoo.weights import ZooWeights, cut, named_tensors
+from graphnfn.zoo.weights import HeldWeights, ZooWeights, cut, named_tensors
 
 FORMAT, VERSION = "graphnfn-zoo", 1
 SPLITS = ("train", "val", "test")
@@ -49,7 +49,13 @@ class Zoo:
     specs: tuple[NetSpec, ...]
     about: dict[str, Any]
 
-    def __init__(self, weights: ZooWeights, table: ZooTable, about: dict[str, Any], rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weights: ZooWeights | HeldWeights,
+        table: ZooTable,
+        about: dict[str, Any],
+        rows: Tensor | None = None,
+    ) -> None:
         """Use :meth:`open`."""
         self.specs, self.about = weights.specs, about
         self._weights, self._table_source, self._rows = weights, table, rows
@@ -210,6 +216,21 @@ class Zoo:
             picked = self._positions(rows)
             picked = picked if isinstance(picked, slice) else picked.numpy()
             zoo.__dict__["table"] = self.table.iloc[picked].reset_index(drop=True)
+        return zoo
+
+    def with_networks(self, graph: NeuralGraph) -> Zoo:
+        """The zoo with other networks beside its table, those of a graph in memory; the folder stays as it is.
+
+        Args:
+            graph: a network per row, such as what :meth:`graphnfn.models.GraphMetaNet.prepare` makes of ``batch(...)``.
+
+        Raises:
+            ZooError: it has more or fewer networks than the table has rows.
+        """
+        if graph.num_graphs != len(self):
+            raise ZooError(f"got {graph.num_graphs} networks for a table of {len(self)} rows: give one each")
+        zoo = Zoo(HeldWeights(graph), self._table_source, self.about)
+        zoo.__dict__["table"] = self.table
         return zoo
 
     def validate(self) -> None:

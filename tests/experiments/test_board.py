@@ -213,6 +213,8 @@ def test_colours_tell_ours_from_others(found: Entry) -> None:
     colours = palette(rows)
     ours = {colours[r["model"]] for r in rows if r["ours"]}
     assert not ours & {colours[r["model"]] for r in rows if not r["ours"]}
+    many = [{"ours": own, "model": f"{own}{k}"} for own in (True, False) for k in range(20)]
+    assert len(set(palette(many).values())) == len(many)
 
 
 def test_marks_are_the_same_in_both_forms() -> None:

@@ -56,15 +56,15 @@ def test_a_budget_buys_epochs_before_members(tiny: list[str]) -> None:
     zoo, task, model = prepare(load(words))
     count_parameters(model, zoo.batch([0]))
 
-    def bought(seconds: float, epochs: int) -> tuple[int, int]:
+    def bought(seconds: float, epochs: int, spent: float = 0.0) -> tuple[int, int]:
         recipe = make(load([*words, f"trainer.cpu_seconds={seconds}", f"trainer.epochs={epochs}"]).trainer)
-        found = within_budget(recipe, model, task, zoo)
+        found = within_budget(recipe, model, task, zoo, spent=spent)
         return found.epochs, found.members
 
     assert bought(2, 100000)[0] < 100000 and bought(2, 100000)[1] == 1
     epochs, members = bought(2, 4)
     assert epochs == 4 and 1 < members <= 50
-    assert bought(1e-6, 4) == (1, 1)
+    assert bought(1e-6, 4) == bought(2, 4, spent=2.5) == (1, 1)
     assert within_budget(make(load(words).trainer), model, task, zoo).members == 50
 
 

@@ -14,9 +14,12 @@ from experiments.cell import evaluate, prepare, run, train
 from experiments.config import load
 from experiments.data import loader, open_zoo, predict
 from experiments.errors import ExperimentError
+from experiments.models import prepared
 from experiments.single import train_one
 from experiments.tasks import FractionTask
 from graphnfn.graph import NeuralGraph
+from graphnfn.prepared import Prepared
+from graphnfn.symmetry.canonical import canonical_scales
 
 
 def test_batches_pair_networks_with_their_labels(tiny: list[str]) -> None:
@@ -35,6 +38,38 @@ def test_predictions_follow_the_rows(tiny: list[str]) -> None:
         return torch.stack([g.x[5] for g in graph.to_data_list()])
 
     torch.testing.assert_close(predict(first_bias, zoo, rows, batch_size=3), first_bias(zoo.batch(rows)))
+
+
+@pytest.mark.parametrize("model", ["gated", "native"])
+def test_networks_are_prepared_once_and_train_the_same(
+    tiny: list[str], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights in the end, and in between no network is made canonical again."""
+    words = [*tiny, f"model={model}", "trainer.epochs=2", "trainer.members=2"]
+    zoo, _, ready, _ = train(load(words), tmp_path / "ready")
+    calls = []
+    monkeypatch.setattr("experiments.models.MOST_PREPARED", 0)
+    monkeypatch.setattr("graphnfn.models.canonical_scales", lambda s: calls.append(s) or canonical_scales(s))
+    _, _, afresh, _ = train(load(words), tmp_path / "afresh")
+    assert len(calls) > 4
+    rows = zoo.split("test")
+    assert torch.equal(predict(ready, zoo, rows), predict(afresh, zoo, rows))
+    monkeypatch.undo()
+    monkeypatch.setattr("graphnfn.models.canonical_scales", lambda s: calls.append(s) or canonical_scales(s))
+    calls.clear()
+    train(load(words), tmp_path / "again")
+    assert len(calls) <= 6  # parameters and statistics of each member, and all networks once
+
+
+def test_what_is_prepared(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo, _, ours = prepare(load([*tiny, "model=gated"]))
+    _, _, theirs = prepare(load([*tiny, "model=statnn"]))
+    assert prepared(theirs, zoo) is zoo
+    ready = prepared(ours, zoo)
+    assert all(isinstance(stack, Prepared) for stack in ready.batch(slice(0, 5)).stacks())
+    assert ready.split("val").tolist() == zoo.split("val").tolist()
+    monkeypatch.setattr("experiments.models.MOST_PREPARED", 100)
+    assert prepared(ours, zoo) is zoo
 
 
 def test_where_keeps_matching_networks(tiny: list[str]) -> None:

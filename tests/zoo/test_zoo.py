@@ -13,6 +13,7 @@ from graphnfn.errors import ZooError
 from graphnfn.graph import NeuralGraph
 from graphnfn.stack import Stack
 from graphnfn.zoo import Zoo
+from graphnfn.zoo.weights import ZooWeights
 
 
 @pytest.fixture(params=["same_shapes", "other_shapes"])
@@ -62,6 +63,27 @@ def test_a_subset_is_a_zoo(zoo: Zoo, stacks: list[Stack], table: pd.DataFrame) -
     assert part.spec_index.tolist() == table["spec"].iloc[[2, 3, 4]].tolist()
 
 
+@pytest.mark.parametrize("rows", [slice(None), slice(2, 7), [4], [8, 0, 3, 3, 1], [5, 6, 7]])
+def test_networks_in_memory_take_the_place_of_those_on_disk(
+    zoo: Zoo, stacks: list[Stack], table: pd.DataFrame, rows: slice | list[int]
+) -> None:
+    other = zoo.batch(slice(None)).map_stacks(lambda s: s.apply(lambda t: t + 1))
+    held, there = zoo.with_networks(other), [s.apply(lambda t: t + 1) for s in stacks]
+    reference = _reference(there, table)
+    assert _same(held.batch(rows), reference[rows] if isinstance(rows, slice) else [reference[r] for r in rows])
+    assert _same(zoo.batch([1]), [_reference(stacks, table)[1]])  # the zoo itself stays
+    assert set(held.specs) == set(zoo.specs)
+    assert [held.specs[s] for s in held.spec_index] == [zoo.specs[s] for s in zoo.spec_index]
+    part = held.with_split(0).subset([7, 2, 3])
+    assert _same(part.batch([2, 0]), [reference[3], reference[7]]) and "split" in part.table
+    assert part.labels("score").tolist() == pytest.approx(table["score"].iloc[[7, 2, 3]].tolist())
+
+
+def test_as_many_networks_as_rows(zoo: Zoo) -> None:
+    with pytest.raises(ZooError, match="got 2 networks for a table of 9 rows"):
+        zoo.with_networks(zoo.batch([0, 1]))
+
+
 def test_facts_and_labels(zoo: Zoo, stacks: list[Stack], table: pd.DataFrame) -> None:
     assert zoo.specs == tuple(s.spec for s in stacks)
     assert zoo.about == {"of": "tests"}
@@ -90,7 +112,7 @@ def test_batches_are_copies_whatever_is_kept_in_memory(
         for tensor in (stack.nodes, *stack.blocks):
             tensor.fill_(7.0)
     assert _same(zoo.batch(rows), [reference[r] for r in rows])
-    assert (zoo._weights._whole[0] is None) == (most == 0)
+    assert isinstance(zoo._weights, ZooWeights) and (zoo._weights._whole[0] is None) == (most == 0)
 
 
 def test_splits(zoo: Zoo) -> None:
