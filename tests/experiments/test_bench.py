@@ -279,7 +279,7 @@ class Machine:
 @pytest.mark.parametrize(
     ("paces", "kept", "tries"),
     [
-        ([1.0, 1.2], "1", 1),  # calm
+        ([1.0, 1.4], "1", 1),  # calm
         ([1.0, 7.0, 1.1, 1.0], "2", 2),  # disturbed, then calm
         ([1.0, 7.0, 3.0, 4.0], "2", 3),  # never calm: the calmest
         ([7.0, 7.1], "1", 1),  # slow all the time: nothing tells
