@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
@@ -41,7 +41,7 @@ class Stack:
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Stack:
         """The stack with a function applied to every tensor."""
-        return replace(self, nodes=function(self.nodes), blocks=tuple(function(b) for b in self.blocks))
+        return Stack(self.spec, function(self.nodes), tuple(function(b) for b in self.blocks))
 
     def take(self, rows: Tensor | slice) -> Stack:
         """Some of the networks; a slice gives views."""

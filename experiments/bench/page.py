@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from experiments.bench.suite import PARTS
+from experiments.bench.suite import BY_NAME, PARTS
 from experiments.bench.tables import Table, tables
 from experiments.bench.timing import YARDSTICK
 from experiments.figures import svg
@@ -50,7 +50,8 @@ def html(result: dict[str, Any], path: Path = _PLACE) -> str:
 def _command(result: dict[str, Any], path: Path) -> str:
     """What makes these parts."""
     parts = [name for name in result if name != "origin"]
-    return " ".join([f"graphnfn bench -o docs/{path.name}", *([] if set(parts) == set(PARTS) else parts)])
+    unnamed = set(parts) == set(PARTS) - set(BY_NAME)
+    return " ".join([f"graphnfn bench -o docs/{path.name}", *([] if unnamed else parts)])
 
 
 def _html_table(table: Table) -> str:
