@@ -93,7 +93,9 @@ def _overview(cases: Sequence[Entry], colours: figures.Colours) -> list[Part]:
             times = " / ".join("never" if t is None else _seconds(t) for t in (m["ours_cpu_s"], m["theirs_cpu_s"]))
             measure = case["measure"]
             scores = [f"**{m['ours']}**", of_row(one, measure), m["theirs"], of_row(other, measure)]
-            lines.append([case["name"], READS[reads], *scores, signed(m["margin"], measure), _AHEAD[m["ahead"]], times])
+            margin = signed(m["margin"], measure)
+            seen = m["ahead"] and float(margin) > 0  # a lead in digits that are not shown is none
+            lines.append([case["name"], READS[reads], *scores, margin, _AHEAD[seen], times])
         if case["distance"] is not None:
             d = case["distance"]
             far.append(f"{case['name']}: {d['ours']} {signed(d['margin'], case['measure'])} to {d['theirs']}")
@@ -101,8 +103,8 @@ def _overview(cases: Sequence[Entry], colours: figures.Colours) -> list[Part]:
     if lines:
         note = (
             "Ours is the best of graphnfn's models on validation, the baseline is the best on test. A positive margin "
-            "means that ours is better; *ahead*: it is larger than either standard deviation over seeds; *CPU s*: ours "
-            "and the baseline's until the worst seed's validation score of the baseline is reached."
+            "means that ours is better; *ahead*: it is larger than either standard deviation over seeds, and not 0 as "
+            "shown; *CPU s*: ours and the baseline's until the worst seed's validation score of the baseline is reached."
         )
         parts += [Heading("At a glance"), Table(head, lines), Text(note)]
     if far:
