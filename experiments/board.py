@@ -103,8 +103,8 @@ def _overview(cases: Sequence[Entry], colours: figures.Colours) -> list[Part]:
     if lines:
         note = (
             "Ours is the best of graphnfn's models on validation, the baseline is the best on test. A positive margin "
-            "means that ours is better; *ahead*: it is larger than either standard deviation over seeds, and not 0 as "
-            "shown; *CPU s*: ours and the baseline's until the worst seed's validation score of the baseline is reached."
+            "means that ours is better; *ahead*: it is larger than either standard deviation over seeds and not 0 as "
+            "shown; *CPU s*: ours and the baseline's until its worst seed's validation score is reached."
         )
         parts += [Heading("At a glance"), Table(head, lines), Text(note)]
     if far:
