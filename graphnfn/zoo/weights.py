@@ -55,13 +55,7 @@ class ZooWeights:
         """The networks of some rows, in their order."""
         if len(self.specs) == 1:
             return NeuralGraph.from_stacks([self._stack(0, rows)])
-        number = self.number[rows]
-        stacks, members = [], []
-        for s in number.unique().tolist():
-            places = (number == s).nonzero().flatten()
-            stacks.append(self._stack(s, self._lines(s, rows, places)))
-            members.append(places)
-        return NeuralGraph.from_stacks(stacks, members)
+        return _several(self.number[rows], lambda s, places: self._stack(s, self._lines(s, rows, places)))
 
     def _lines(self, s: int, rows: Rows, places: Tensor) -> Rows:
         """Where in the stacks of a spec the networks at some places of ``rows`` lie."""
@@ -144,13 +138,14 @@ class HeldWeights:
         """The networks of some rows, in their order."""
         if len(self.specs) == 1:
             return NeuralGraph.from_stacks([_taken(self._stacks[0], rows)])
-        number, line = self.number[rows], self._line[rows]
-        stacks, members = [], []
-        for s in number.unique().tolist():
-            places = (number == s).nonzero().flatten()
-            stacks.append(_taken(self._stacks[s], as_run(line[places])))
-            members.append(places)
-        return NeuralGraph.from_stacks(stacks, members)
+        line = self._line[rows]
+        return _several(self.number[rows], lambda s, places: _taken(self._stacks[s], as_run(line[places])))
+
+
+def _several(number: Tensor, stack: Callable[[int, Tensor], AnyStack]) -> NeuralGraph:
+    """A batch of several specs: ``number`` is that of every network, ``stack`` makes those of a spec at some places."""
+    found = {s: (number == s).nonzero().flatten() for s in number.unique().tolist()}
+    return NeuralGraph.from_stacks([stack(s, places) for s, places in found.items()], list(found.values()))
 
 
 def _taken(stack: AnyStack, rows: Rows) -> AnyStack:
