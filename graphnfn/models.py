@@ -254,11 +254,18 @@ class GraphMetaNet(nn.Module):
         """What the model makes of weights before it reads them, to be made once for networks that it reads often.
 
         ``model(model.prepare(graph)) == model(graph)``, for every model of the same configuration and architectures;
-        a step on prepared networks takes less time. Traced networks stay as they are. Weights of ``graph`` that change
-        later do not change what was prepared.
+        a step on prepared networks takes less time. Traced networks stay as they are.
 
         Raises:
             SpecError: the head edits networks.
+
+        Example:
+            >>> from graphnfn.chain import mlp_spec
+            >>> from graphnfn.testing import random_graph
+            >>> graph = random_graph(mlp_spec([2, 8, 1], "relu"), networks=3, dtype=torch.float32)
+            >>> model = GraphMetaNet(specs=[graph.spec])
+            >>> bool(torch.equal(model(model.prepare(graph)), model(graph)))
+            True
         """
         if self.config.head != "invariant":
             raise SpecError(f"got head={self.config.head!r}; only models with head 'invariant' prepare networks")
