@@ -41,7 +41,8 @@ def chosen_settings(config: DictConfig, case: str, overrides: Sequence[str]) -> 
     """Per model of a comparison's case, the setting that a search chose; empty where none is named.
 
     Args:
-        config: ``compare.settings`` is the file, ``compare.settings_of`` the case in it (None: of the same name).
+        config: ``compare.settings`` is the file, ``compare.settings_of`` the case in it (None: of the same name),
+            ``compare.unsearched`` are models that keep their own settings.
         case: its name.
         overrides: of the user.
 
@@ -60,12 +61,14 @@ def chosen_settings(config: DictConfig, case: str, overrides: Sequence[str]) -> 
         raise ExperimentError(
             f"{path} has no case {name!r}, it has {sorted(chosen)}: search it, or name one in compare.settings_of"
         )
-    missing = [m for m in config.compare.models if m not in chosen[name]]
+    models = [m for m in config.compare.models if m not in config.compare.unsearched]
+    missing = [m for m in models if m not in chosen[name]]
     if missing:
         raise ExperimentError(
-            f"{path} has no setting of {', '.join(missing)} for {name!r}: search them with the others"
+            f"{path} has no setting of {', '.join(missing)} for {name!r}: search them with the others, "
+            "or name them in compare.unsearched, and they keep their own settings"
         )
-    found = {m: Setting(chosen[name][m]["setting"], chosen[name][m]["words"]) for m in config.compare.models}
+    found = {m: Setting(chosen[name][m]["setting"], chosen[name][m]["words"]) for m in models}
     given = {_key(word) for word in overrides}
     twice = sorted({_key(w) for s in found.values() for w in shlex.split(s.words)} & given)
     if twice:

@@ -176,6 +176,13 @@ def test_one_case_may_take_the_settings_of_another(done: dict, tiny: list[str], 
     assert f"setting='{done['chosen']['']['gated']['setting']}'" in case.cell_words("gated")
 
 
+def test_unsearched_models_keep_their_settings(done: dict, tiny: list[str], folder: Path) -> None:
+    both = [*words(tiny), f"compare.settings={folder / 'search.json'}", "compare.models=[gated,native]"]
+    (case,) = cases([*both, "compare.unsearched=[native]"])
+    assert case.cell_words("native") == [*case.words, "model=native", *case.overrides]
+    assert f"setting='{done['chosen']['']['gated']['setting']}'" in case.cell_words("gated")
+
+
 def test_a_diverged_setting_loses(tiny: list[str], tmp_path: Path) -> None:
     grid = "['trainer.learning_rate=1e30','trainer.learning_rate=0']"
     one = [*words(tiny, grid), "compare.models=[gated]"]
