@@ -92,9 +92,9 @@ def train(
             f"got trainer.members={config.trainer.members} for task {task.column!r}; expected 1: only numbers are "
             "averaged so, model.outputs averages edited functions"
         )
-    first = _with_parameters(first, zoo)
     resumed = begun_with(folder) if options.get("resume") else None
     start = time.process_time()
+    first = _with_parameters(first, zoo)
     ready = prepared(first, for_learning(zoo))
     spent = time.process_time() - start
     recipe = resumed or within_budget(make(config.trainer), first, task, ready, spent=spent)

@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import ExperimentError
 
+OmegaConf.register_new_resolver("not", lambda value: not value, replace=True)
+
 
 def load(overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration with the given overrides, such as ``model=native`` or ``trainer.epochs=20``.

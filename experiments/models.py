@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +12,9 @@ from torch import nn
 import baselines
 from baselines.nfn.encodings import NormalizeEntries
 from baselines.weight_space import weight_space
+from graphnfn.config import Layer, MetaNetConfig
 from graphnfn.graph import NeuralGraph
-from graphnfn.models import GraphMetaNet, MetaNetConfig
+from graphnfn.models import GraphMetaNet
 from graphnfn.spec import NetSpec
 from graphnfn.zoo import Zoo
 
@@ -22,7 +23,7 @@ def graph_meta_net(
     *,
     out: int,
     specs: Sequence[NetSpec],
-    layer: Literal["native", "gated", "synchronous", "combined", "probes", "complete"],
+    layer: Layer,
     width: int,
     rounds: int,
     **settings: Any,
@@ -41,13 +42,13 @@ def take_statistics(model: nn.Module, networks: Callable[[], NeuralGraph]) -> No
     """Set the statistics that a model takes once from its training networks, where it has such.
 
     Args:
-        model: any; only NFN's published normalisation and our models with units or statistics do.
+        model: any; only NFN's published normalisation and our models with units, statistics or functionals do.
         networks: gives those of the training split; not called where no statistics are taken.
     """
     for module in model.modules():
         if isinstance(module, NormalizeEntries):
             module.fit(weight_space(networks()).channels_last())
-        elif isinstance(module, GraphMetaNet) and (module.config.units or module.statistics is not None):
+        elif isinstance(module, GraphMetaNet) and module.fits:
             module.fit([networks()])
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Data
 
+from graphnfn.config import Layer, MetaNetConfig
 from graphnfn.errors import SpecError
 from graphnfn.graph import NeuralGraph
 from graphnfn.nn.blocks import BlockWiring
 from graphnfn.nn.descent import DescentHead
 from graphnfn.nn.edges import EdgeWiring
 from graphnfn.nn.edit import EditHead, edited
+from graphnfn.nn.functionals import FieldFunctionals
 from graphnfn.nn.gated import GatedSweep
 from graphnfn.nn.lattice import LatticeProbes
 from graphnfn.nn.native import NativeSweep
@@ -36,7 +37,7 @@ from graphnfn.stack import Stack
 from graphnfn.symmetry.canonical import CanonicalScales, canonical_scales
 from graphnfn.traced_stack import TracedStack
 
-LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
+LAYERS: dict[Layer, tuple[type[nn.Module], ...]] = {
     "native": (NativeSweep,),
     "gated": (GatedSweep,),
     "synchronous": (SynchronousLayer,),
@@ -51,78 +52,6 @@ WEIGHT_READING = (GatedSweep, SynchronousLayer)
 
 EDITORS = (EditHead, DescentHead)
 """Heads that change weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaNetConfig:
-    """A GraphMetaNet in numbers.
-
-    Args:
-        width: channels of every feature.
-        rounds: how often the layers of ``layer`` are applied, each time with their own parameters.
-        out: numbers predicted per network (head "invariant").
-        layer: "native" evaluates the network on learned inputs and back, "gated" reads its weights,
-            "synchronous" is classical message passing, "combined" is native then gated,
-            "probes" runs the networks on learned inputs and, where they take coordinates, on a lattice of points,
-            "complete" is probes, then combined.
-        head: "invariant" gives ``[networks, out]``, "edit" gives edited graphs, made from the layers' features;
-            "descent" gives graphs edited by a learned gradient step, for which the layers are optional (rounds=0).
-        rank: terms of the edit head's low-rank update.
-        points: learned inputs on which the descent head runs the networks.
-        jitter: of the lattice of probes in training, see :class:`graphnfn.nn.lattice.LatticeProbes`.
-        dropout: share of its values that training leaves out in front of the dense layers that read a lattice.
-        reference_width: hidden neurons per group for which predictions are learned, so that they carry over to other
-            widths: weights are read relative to their fan-in, sums over hidden neurons as means, and readouts as those
-            of so many neurons. Groups of that width are read as without it. It concerns layers other than
-            "synchronous" on MLPs and CNNs. None: sums as they are.
-        statistics: whether the head "invariant" is also told how weights are spread, layer by layer, see
-            :class:`~graphnfn.nn.statistics.WeightStatistics`; coordinate networks are left out. It helps most where
-            training networks are few; call :meth:`GraphMetaNet.fit` before training.
-        units: whether "gated" and "synchronous" layers read weights in units of their blocks, which :meth:`GraphMetaNet
-            .fit` takes from a zoo; until then weights are read as they are.
-        checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
-            what it made, and traced networks are run on a few channels at a time.
-
-    Raises:
-        SpecError: a value is out of range.
-    """
-
-    width: int = 32
-    rounds: int = 1
-    out: int = 1
-    layer: Literal["native", "gated", "synchronous", "combined", "probes", "complete"] = "combined"
-    head: Literal["invariant", "edit", "descent"] = "invariant"
-    rank: int = 8
-    points: int = 64
-    jitter: float = 0.0
-    dropout: float = 0.0
-    reference_width: int | None = None
-    statistics: bool = False
-    units: bool = False
-    checkpoint: bool = False
-
-    def __post_init__(self) -> None:
-        if self.layer not in LAYERS or self.head not in ("invariant", "edit", "descent"):
-            raise SpecError(
-                f"layer={self.layer!r}, head={self.head!r}: expected a layer of {', '.join(LAYERS)} "
-                "and head 'invariant', 'edit' or 'descent'"
-            )
-        least = 0 if self.head == "descent" else 1
-        if min(self.width, self.out, self.rank, self.points) < 1 or self.rounds < least:
-            raise SpecError(
-                f"width, rounds, out, rank and points must be 1 at least (rounds 0 with head 'descent'); got {self}"
-            )
-        if self.reference_width is not None and (self.reference_width < 1 or self.layer == "synchronous"):
-            raise SpecError(
-                f"got reference_width={self.reference_width} with layer={self.layer!r}; expected 1 or more neurons and "
-                "a layer other than 'synchronous'"
-            )
-        if self.statistics and self.head != "invariant":
-            raise SpecError(
-                f"got statistics=True with head={self.head!r}; only head 'invariant' reads statistics: leave them off"
-            )
-        if not (0 <= self.jitter < 1 and 0 <= self.dropout < 1):
-            raise SpecError(f"got jitter={self.jitter}, dropout={self.dropout}; expected numbers in [0, 1)")
 
 
 class GraphMetaNet(nn.Module):
@@ -148,6 +77,7 @@ class GraphMetaNet(nn.Module):
         self.config = config or MetaNetConfig()
         self.sizes: Sizes | None = None
         self.statistics: WeightStatistics | None = None
+        self.functionals: FieldFunctionals | None = None
         if specs is not None:
             self.initialize(Sizes.of(specs))
 
@@ -168,6 +98,8 @@ class GraphMetaNet(nn.Module):
             self.head = InvariantReadout(c.width, c.out, sizes)
             if c.statistics and sizes.others:
                 self.statistics = WeightStatistics(self.head.hidden, sizes)
+            if c.functionals and sizes.coordinates:
+                self.functionals = FieldFunctionals(c.out, sizes)
         else:
             edit = c.head == "edit"
             self.head = EditHead(c.width, c.rank, sizes) if edit else DescentHead(c.width, c.points, sizes)
@@ -240,7 +172,10 @@ class GraphMetaNet(nn.Module):
 
     def _answer(self, wiring: Wiring, in_units: Wiring) -> Any:
         state = self._features(wiring, in_units)
-        return self.head(state, wiring, self.statistics(wiring.stacks)) if self.statistics else self.head(state, wiring)
+        found = (
+            self.head(state, wiring, self.statistics(wiring.stacks)) if self.statistics else self.head(state, wiring)
+        )
+        return found + self.functionals(wiring.stacks) if self.functionals else found
 
     def _features(self, wiring: Wiring, in_units: Wiring | None = None) -> State:
         state = State(self.code(wiring))
@@ -275,11 +210,22 @@ class GraphMetaNet(nn.Module):
     def _prepared(self, stack: Stack, like: Tensor | None) -> Prepared:
         canonical = self._seen(stack)[1]
         canonical = canonical if like is None else canonical.apply(lambda t: t.to(like.dtype))
-        seen = self.statistics.seen(canonical) if self.statistics and not coordinates(stack.spec) else None
-        return Prepared(canonical.spec, canonical.nodes, canonical.blocks, seen)
+        statistics = picture = field = None
+        if not coordinates(stack.spec):
+            statistics = self.statistics.seen(canonical) if self.statistics else None
+        else:
+            lattices = [layer for layer in self.layers if isinstance(layer, LatticeProbes)]
+            picture = lattices[0].picture(canonical) if lattices else None  # the same for all of them
+            field = self.functionals.seen(canonical) if self.functionals else None
+        return Prepared(canonical.spec, canonical.nodes, canonical.blocks, statistics, picture, field)
+
+    @property
+    def fits(self) -> bool:
+        """Whether :meth:`fit` takes anything."""
+        return self.config.units or self.statistics is not None or self.functionals is not None
 
     def fit(self, batches: Iterable[NeuralGraph]) -> None:
-        """Take from training networks what is taken once: units of blocks, mean and deviation of statistics.
+        """Take from training networks what is taken once: units of blocks, statistics' and fields' mean and deviation.
 
         Raises:
             SpecError: the model was made without ``specs`` and has not met a batch.
@@ -292,6 +238,8 @@ class GraphMetaNet(nn.Module):
             self.units.fit(canonical)
         if self.statistics:
             self.statistics.fit(canonical)
+        if self.functionals:
+            self.functionals.fit(canonical)
 
     def get_extra_state(self) -> Any:
         s = self.sizes

@@ -18,12 +18,18 @@ class Prepared(Stack):
     edited: group elements give ordinary stacks, which are made canonical anew.
 
     Args:
-        statistics: of balanced weights, ``[B, statistics]``; None where no model asked for them.
+        statistics: of balanced weights, ``[B, statistics]``.
+        picture: of networks of coordinates on the lattice, ``[B, outputs, side, ...]``.
+        field: of these in the middles of cells, ``[B, outputs * middles]``.
+
+    Each of the last three is None where no model asked for it.
     """
 
     statistics: Tensor | None = None
+    picture: Tensor | None = None
+    field: Tensor | None = None
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Prepared:
         """The stack with a function applied to every tensor."""
-        seen = None if self.statistics is None else function(self.statistics)
-        return Prepared(self.spec, function(self.nodes), tuple(function(b) for b in self.blocks), seen)
+        seen = (None if t is None else function(t) for t in (self.statistics, self.picture, self.field))
+        return Prepared(self.spec, function(self.nodes), tuple(function(b) for b in self.blocks), *seen)

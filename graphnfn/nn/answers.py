@@ -46,6 +46,19 @@ def answers(stack: Stack, inputs: Tensor, *, per_network: bool = False) -> Tenso
     return _mean_answers(stack, run(stack, inputs, per_network=per_network))
 
 
+def fields(stack: Stack, points: Tensor, outputs: int) -> Tensor:
+    """Answers of coordinate networks, ``[B, outputs, P]``; outputs that a network lacks are 0.
+
+    Args:
+        stack: networks.
+        points: ``[P, coordinates]``, or ``[B, P, coordinates]``, where every network has its own.
+        outputs: at least those of the networks.
+    """
+    found = answers(stack, points, per_network=points.dim() == 3)
+    missing = outputs - found.shape[1]
+    return F.pad(found, (0, 0, 0, missing)) if missing else found
+
+
 def activity(stack: Stack, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Mean answers as :func:`answers`, and for hidden neurons in their order ``mean_s x`` and ``sqrt(mean_s x^2)``.
 

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.special import legendre_polynomial_p
 
 from graphnfn.errors import SpecError
-from graphnfn.nn.answers import answers
+from graphnfn.nn.answers import fields
 from graphnfn.nn.probes import by_stack
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.nn.wiring import Wiring
+from graphnfn.prepared import Prepared
 from graphnfn.stack import Stack
 
 SIDES = {1: 64, 2: 16, 3: 8}
@@ -173,21 +174,25 @@ class LatticeProbes(nn.Module):
                 "architectures it shall read"
             )
         if rank:
-            values = self.readers[str(rank)](self._picture(stack, rank)).unflatten(1, (self.outputs, self.width))
+            values = self.readers[str(rank)](self._seen(stack, rank)).unflatten(1, (self.outputs, self.width))
             seen[:, -last:] = values[:, :last].to(seen.dtype)
         return seen
 
-    def _picture(self, stack: Stack, rank: int) -> Tensor:
-        """``[B, outputs, side, ...]``; outputs that a network lacks are 0."""
-        side = SIDES[rank]
-        points = lattice(rank, side).to(stack.nodes)
+    def _seen(self, stack: Stack, rank: int) -> Tensor:
         if self.training and self.jitter:
-            points = self._jittered(points, stack.size)
-        picture = answers(stack, points, per_network=points.dim() == 3).unflatten(2, (side,) * rank)
-        missing = self.outputs - picture.shape[1]
-        return (
-            torch.cat([picture, picture.new_zeros(stack.size, missing, *picture.shape[2:])], 1) if missing else picture
-        )
+            points = lattice(rank, SIDES[rank]).to(stack.nodes)
+            return self._picture(stack, rank, self._jittered(points, stack.size))
+        return self.picture(stack)
+
+    def picture(self, stack: Stack) -> Tensor:
+        """``[B, outputs, side, ...]``, what coordinate networks are read from outside of training."""
+        if isinstance(stack, Prepared) and stack.picture is not None:
+            return stack.picture
+        rank = coordinates(stack.spec)
+        return self._picture(stack, rank, lattice(rank, SIDES[rank]).to(stack.nodes))
+
+    def _picture(self, stack: Stack, rank: int, points: Tensor) -> Tensor:
+        return fields(stack, points, self.outputs).unflatten(2, (SIDES[rank],) * rank)
 
     def _jittered(self, points: Tensor, networks: int) -> Tensor:
         rank = points.shape[1]

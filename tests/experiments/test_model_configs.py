@@ -21,7 +21,7 @@ NAMES = sorted({p.name.removesuffix(".yaml") for p in FOLDER.iterdir() if p.is_f
 EDITORS = sorted(p.name.removesuffix(".yaml") for p in (FOLDER / "edit").iterdir())
 VARIANTS = ("ng_gnn_probes",)
 """Editors of baselines that run the networks, too."""
-WITHOUT = {"no_statistics"}
+WITHOUT = {"no_statistics", "no_functionals"}
 """Ours with a part switched off by its own configuration."""
 NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.build.encoding.fourier=8"]}
 """Smaller where the configured model would take seconds."""
@@ -34,8 +34,15 @@ def test_every_model_has_a_configuration() -> None:
     assert set(NAMES) == chains, "every baseline needs a conf/model/NAME.yaml"
     reads = {name: load([f"model={name}"]).model.reads for name in NAMES}
     probing = {name for name, kind in reads.items() if kind == "function"}
-    assert probing == {"native", "combined", "probes", "complete", "probegen", *ABLATIONS}
+    assert probing == {"native", "combined", "probes", "complete", "probegen", "no_functionals", *ABLATIONS}
     assert set(reads.values()) <= set(READS)
+
+
+@pytest.mark.parametrize("model", ["probes", "complete"])
+def test_functionals_are_for_labels_that_are_smooth(model: str) -> None:
+    smooth = load([f"model={model}", "zoo=folder", "zoo.folder=a", "zoo.dropout=0"]).model.build
+    classes = load([f"model={model}", "zoo=folder", "zoo.folder=a"]).model.build
+    assert smooth.functionals is True and classes.functionals is False
 
 
 def test_every_editor_has_a_configuration() -> None:

@@ -45,7 +45,7 @@ def mixed() -> gn.NeuralGraph:
 @pytest.mark.parametrize("spec", [CNN, SIREN, MLP], ids=["cnn", "siren", "mlp"])
 def test_predictions_and_gradients_are_the_same(spec: gn.NetSpec, layer: str) -> None:
     graph = testing.random_graph(spec, networks=4, dtype=torch.float32)
-    model = model_of(graph, layer, statistics=True)
+    model = model_of(graph, layer, statistics=True, functionals=True)
     prepared = model.prepare(graph)
     assert all(isinstance(stack, Prepared) for stack in prepared.stacks())
     for want, got in zip(gradients(model, graph), gradients(model, prepared), strict=True):
@@ -81,6 +81,29 @@ def test_nothing_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model(prepared)
     with pytest.raises(AssertionError, match="made again"):
         model(graph)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+def test_no_network_is_run_again_but_where_training_moves_the_lattice(
+    monkeypatch: pytest.MonkeyPatch, jitter: float
+) -> None:
+    graph = testing.random_graph(SIREN, networks=3, dtype=torch.float32)
+    model = model_of(graph, "probes", functionals=True, jitter=jitter)
+    prepared = model.prepare(graph)
+    want = model(graph)
+
+    def made(*_: object) -> None:
+        raise AssertionError("run again")
+
+    monkeypatch.setattr("graphnfn.nn.lattice.fields", made)
+    monkeypatch.setattr("graphnfn.nn.functionals.fields", made)
+    assert torch.equal(model(prepared), want)
+    model.train()
+    if not jitter:
+        assert torch.equal(model(prepared), want)
+        return
+    with pytest.raises(AssertionError, match="run again"):
+        model(prepared)
 
 
 def test_rows_types_and_edits() -> None:
