@@ -15,7 +15,7 @@ from experiments.compare import Comparison
 from experiments.config import fingerprint, plain
 from experiments.data import open_zoo
 from experiments.errors import ExperimentError
-from experiments.metrics import TITLES, goodness, tie_ceiling, tie_fraction
+from experiments.metrics import TITLES, goodness, tie_ceiling, tie_fraction, written
 from experiments.provenance import portable
 from experiments.results import ModelSummary, main_measure, moved_columns, summarize, write_text
 
@@ -114,7 +114,7 @@ def _case(part: Comparison) -> Entry:
         "train": len(zoo.split("train")), "val": len(zoo.split("val")), "test": len(zoo.split("test")),
         "seeds": sorted(int(s) for s in table["seed"].unique()), "budget_s": _number(first["budget_s"]),
         "whole": most is None, "curve": fingerprint({name: config[name] for name in ("zoo", "task")}),
-        "rows": rows, "margins": _margins(rows, goodness(measure)), "distance": _distance(rows, goodness(measure)),
+        "rows": rows, "margins": _margins(rows, measure), "distance": _distance(rows, goodness(measure)),
     }  # fmt: skip
     if measure in ("tau", "r2"):
         same = (part.predictions["model"] == first["model"]) & (part.predictions["seed"] == first["seed"])
@@ -150,13 +150,14 @@ def _records(history: Sequence[Sequence[float]], sign: float) -> list[list[float
     return found
 
 
-def _margins(rows: Sequence[Entry], sign: float) -> dict[str, Entry]:
+def _margins(rows: Sequence[Entry], measure: str) -> dict[str, Entry]:
     """Per kind of reader, our model with the best validation score against the best baseline on test.
 
     Ours is chosen without the test networks, theirs with them: no choice of ours makes the margin larger. Ablations
-    take no part. A margin is positive where ours is better, also where that means a smaller value.
+    take no part. A margin is positive where ours is better, also where that means a smaller value. Ours is ahead where
+    the margin is larger than either deviation over seeds, and not 0 in the digits that tables show.
     """
-    out = {}
+    out, sign = {}, goodness(measure)
     for reads in READS:
         ours = [r for r in rows if r["ours"] and r["reads"] == reads and not r["ablates"]]
         theirs = [r for r in rows if not r["ours"] and r["reads"] == reads]
@@ -166,10 +167,11 @@ def _margins(rows: Sequence[Entry], sign: float) -> dict[str, Entry]:
         stds = [one["std"], other["std"]]
         spread = None if None in stds else max(stds)
         margin = sign * (one["test"] - other["test"])
+        ahead = None if spread is None else bool(margin > spread and float(written(measure, margin)) > 0)
         score = sign * min(sign * points[-1][1] for points in other["history"])  # all of its seeds reach it
         out[reads] = {
             "ours": one["model"], "theirs": other["model"], "margin": margin, "spread": spread,
-            "ahead": None if spread is None else bool(margin > spread), "score": score,
+            "ahead": ahead, "score": score,
             "ours_cpu_s": _time_to(one["history"], score, sign),
             "theirs_cpu_s": _time_to(other["history"], score, sign),
         }  # fmt: skip

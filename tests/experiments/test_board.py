@@ -203,17 +203,6 @@ def test_where_less_is_better(done: list[Comparison]) -> None:
     assert f"{tests['gated']:.2e}" in text and "| MSE |" in text
 
 
-@pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(("margin", "word"), [(2e-5, "no"), (2e-2, "yes"), (-2e-2, "no")])
-def test_a_lead_that_the_table_does_not_show_is_none(found: Entry, margin: float, word: str) -> None:
-    changed = copy.deepcopy(found)
-    for case in changed["cases"]:
-        case["margins"]["weights"] |= {"margin": margin, "spread": 1e-6, "ahead": margin > 1e-6}
-    table = tables(changed)["case"]
-    place = list(table.head).index("ahead")
-    assert {row[place] for row in table.rows if row[1] == "weight-reading"} == {word}
-
-
 def test_labels_keep_their_order_and_distance() -> None:
     at = _spread([0.1, 0.11, 0.12, 5.0], 0.2, 0.0, 1.0)
     assert at == sorted(at) and all(b - a >= 0.2 - 1e-12 for a, b in zip(at, at[1:], strict=False)) and at[-1] <= 1.0

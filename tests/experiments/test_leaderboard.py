@@ -75,6 +75,21 @@ def test_kinds_of_readers_are_kept_apart(done: list[Comparison], folder: Path) -
     assert "## scores" in text and "## classes" in text and "| **gated** |" in text and found["command"] in text
 
 
+@pytest.mark.parametrize(("lead", "ahead"), [(2e-5, False), (2e-2, True), (-2e-2, False)])
+def test_a_lead_that_tables_do_not_show_is_none(done: list[Comparison], lead: float, ahead: bool) -> None:
+    part = done[0]
+    scores = {"statnn": 0.5, "gated": 0.5 + lead}
+    table = part.table.assign(test_tau=[scores.get(m, 0.1) + 1e-6 * s for m, s in zip(*_names(part), strict=True)])
+    found = leaderboard([Comparison("", part.config, table, part.predictions, part.about)])
+    margin = found["cases"][0]["margins"]["weights"]
+    assert margin["margin"] == pytest.approx(lead, abs=1e-9) and margin["spread"] < 1e-5
+    assert margin["ahead"] is ahead and f"| {'yes' if ahead else 'no'} |" in markdown(found)
+
+
+def _names(part: Comparison) -> tuple[pd.Series, pd.Series]:
+    return part.table["model"], part.table["seed"]
+
+
 def test_our_model_is_chosen_on_validation(done: list[Comparison]) -> None:
     """A model of ours that is better on test only must not be the one compared."""
     part = done[0]
