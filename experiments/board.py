@@ -93,9 +93,7 @@ def _overview(cases: Sequence[Entry], colours: figures.Colours) -> list[Part]:
             times = " / ".join("never" if t is None else _seconds(t) for t in (m["ours_cpu_s"], m["theirs_cpu_s"]))
             measure = case["measure"]
             scores = [f"**{m['ours']}**", of_row(one, measure), m["theirs"], of_row(other, measure)]
-            lines.append(
-                [case["name"], READS[reads], *scores, signed(m["margin"], measure), _AHEAD[m["ahead"]], times]
-            )
+            lines.append([case["name"], READS[reads], *scores, signed(m["margin"], measure), _AHEAD[m["ahead"]], times])
         if case["distance"] is not None:
             d = case["distance"]
             far.append(f"{case['name']}: {d['ours']} {signed(d['margin'], case['measure'])} to {d['theirs']}")
