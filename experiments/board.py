@@ -198,7 +198,8 @@ def _origin(boards: Mapping[str, Entry], stored: str) -> list[Part]:
             budget = "" if s["cpu_seconds"] is None else f" for {s['cpu_seconds']:g} CPU seconds each"
             text += (
                 f" Settings were chosen on validation networks among {len(s['settings'])}, trained{budget} with seeds "
-                f"{_seeds(s['seeds'])}, the same for every model: `{s['command']}`; commit {s['commit']}."
+                f"{_seeds(s['seeds'])}, the same for every model{_but(board['cases'])}: `{s['command']}`; commit "
+                f"{s['commit']}."
             )
         machine = ", ".join(f"{k}: {v}" for k, v in board["machine"].items())
         parts.append(Text(f"{text} Machine: {machine}. One thread per cell."))
@@ -213,6 +214,17 @@ def _seeds(of: Mapping[str, Sequence[int]]) -> str:
     if len(groups) == 1:
         return str(list(*groups))
     return " and ".join(f"{list(seeds)} for {', '.join(cases)}" for seeds, cases in groups.items())
+
+
+def _but(cases: Sequence[Entry]) -> str:
+    """Models that no search was made for, told apart by case."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        models = ", ".join(sorted(r["model"] for r in case["rows"] if not r["setting"]))
+        if models:
+            found.setdefault(models, []).append(case["name"])
+    told = "; ".join(f"{models} in {', '.join(names)}" for models, names in found.items())
+    return f" but those as configured ({told})" if told else ""
 
 
 def _name(row: Entry) -> str:

@@ -203,6 +203,23 @@ def test_where_less_is_better(done: list[Comparison]) -> None:
     assert f"{tests['gated']:.2e}" in text and "| MSE |" in text
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_names_models_that_no_search_was_made_for(found: Entry) -> None:
+    board = copy.deepcopy(found)
+    board["search"] = {"command": "search", "commit": "c", "settings": ["a"], "seeds": {"": [0]}, "cpu_seconds": 1}
+
+    def page() -> str:
+        return to_markdown(document({"here": board}), "figures")
+
+    for case in board["cases"]:
+        for row in case["rows"]:
+            row["setting"] = "a"
+    assert "the same for every model: `search`" in page()
+    for row in board["cases"][0]["rows"]:
+        row["setting"] = None if row["model"] in ("statnn", "gated") else "a"
+    assert "the same for every model but those as configured (gated, statnn in scores): `search`" in page()
+
+
 def test_labels_keep_their_order_and_distance() -> None:
     at = _spread([0.1, 0.11, 0.12, 5.0], 0.2, 0.0, 1.0)
     assert at == sorted(at) and all(b - a >= 0.2 - 1e-12 for a, b in zip(at, at[1:], strict=False)) and at[-1] <= 1.0
