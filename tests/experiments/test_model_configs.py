@@ -23,12 +23,14 @@ VARIANTS = ("ng_gnn_probes",)
 """Editors of baselines that run the networks, too."""
 WITHOUT = {"no_statistics", "no_functionals"}
 """Ours with a part switched off by its own configuration."""
+ENCODED = {"nfn_hnp_siren"}
+"""Baselines in the form of another of their presets."""
 NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.build.encoding.fourier=8"]}
 """Smaller where the configured model would take seconds."""
 
 
 def test_every_model_has_a_configuration() -> None:
-    chains = {*LAYERS, *WITHOUT, *ABLATIONS, *baselines.names()} - set(
+    chains = {*LAYERS, *WITHOUT, *ENCODED, *ABLATIONS, *baselines.names()} - set(
         baselines.adapter_names()
     )  # zoos hold no adapters
     assert set(NAMES) == chains, "every baseline needs a conf/model/NAME.yaml"
