@@ -54,6 +54,8 @@ class FieldFunctionals(nn.Module):
 
     Shape: list of stacks to ``[networks, out]``.
 
+    Source: principal component regression (Massy, 1965), of fields, by gradient descent.
+
     Example:
         >>> from graphnfn.chain import mlp_spec
         >>> from graphnfn.testing import random_graph

@@ -129,6 +129,7 @@ def test_other_networks_of_a_mixed_batch_have_none() -> None:
     assert not found[:2].any() and bool(found[2:].any(1).all())
     alone = torch.cat([model(part) for part in parts])
     torch.testing.assert_close(model(gn.NeuralGraph.batch(parts)), alone)
+    torch.testing.assert_close(model.forward_on_edges(gn.NeuralGraph.batch(parts)), alone, rtol=1e-9, atol=1e-9)
     fresh = gn.GraphMetaNet(model.config, specs=[PLANE, LINE, CLASSIFIER]).double().eval()
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(parts[1]), model(parts[1]))
