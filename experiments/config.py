@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import ExperimentError
 
+# ${not:KEY}: one setting may switch on what another one switches off.
 OmegaConf.register_new_resolver("not", lambda value: not value, replace=True)
 
 

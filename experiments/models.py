@@ -53,7 +53,7 @@ def take_statistics(model: nn.Module, networks: Callable[[], NeuralGraph]) -> No
 
 
 MOST_PREPARED = 2**27
-"""Numbers of a zoo up to which its networks are prepared in memory (half a GiB)."""
+"""Weights of a zoo up to which its networks are prepared in memory (half a GiB); pictures come on top."""
 
 
 def prepared(model: nn.Module, zoo: Zoo) -> Zoo:

@@ -38,7 +38,7 @@ class MetaNetConfig:
             training networks are few; call :meth:`GraphMetaNet.fit` before training.
         functionals: whether to the predictions of head "invariant" a linear functional of the field is added that a
             network of 1 to 3 coordinates computes, see :class:`~graphnfn.nn.functionals.FieldFunctionals`, for labels
-            such as means and volumes; call :meth:`GraphMetaNet.fit` before training.
+            such as means and moments; call :meth:`GraphMetaNet.fit` before training.
         units: whether "gated" and "synchronous" layers read weights in units of their blocks, which :meth:`GraphMetaNet
             .fit` takes from a zoo; until then weights are read as they are.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping

@@ -53,6 +53,9 @@ WEIGHT_READING = (GatedSweep, SynchronousLayer)
 EDITORS = (EditHead, DescentHead)
 """Heads that change weights."""
 
+TOGETHER = 256
+"""Networks that are run at once where many are prepared: every neuron has a number per point of a lattice."""
+
 
 class GraphMetaNet(nn.Module):
     """A metanetwork on neuron graphs that is exact under the symmetries of their weights.
@@ -214,9 +217,10 @@ class GraphMetaNet(nn.Module):
         if not coordinates(stack.spec):
             statistics = self.statistics.seen(canonical) if self.statistics else None
         else:
+            few = [canonical.take(slice(k, k + TOGETHER)) for k in range(0, max(1, stack.size), TOGETHER)]
             lattices = [layer for layer in self.layers if isinstance(layer, LatticeProbes)]
-            picture = lattices[0].picture(canonical) if lattices else None  # the same for all of them
-            field = self.functionals.seen(canonical) if self.functionals else None
+            picture = torch.cat([lattices[0].picture(s) for s in few]) if lattices else None  # the same for all layers
+            field = torch.cat([self.functionals.seen(s) for s in few]) if self.functionals else None
         return Prepared(canonical.spec, canonical.nodes, canonical.blocks, statistics, picture, field)
 
     @property

@@ -1,4 +1,4 @@
-"""Linear functionals of fields, such as means and volumes, which networks of coordinates are often asked about."""
+"""Linear functionals of fields, such as means and moments, which networks of coordinates are often asked about."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphnfn.nn.answers import fields
+from graphnfn.nn.lattice import grid
 from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.prepared import Prepared
 from graphnfn.stack import Stack
@@ -33,8 +34,7 @@ def middles(rank: int) -> Tensor:
         >>> middles(1)[:2, 0].tolist()
         [-0.984375, -0.953125]
     """
-    axis = (torch.arange(CELLS[rank]) + 0.5) * (2 / CELLS[rank]) - 1
-    return torch.stack(torch.meshgrid(*[axis] * rank, indexing="ij"), -1).flatten(0, -2)
+    return grid((torch.arange(CELLS[rank]) + 0.5) * (2 / CELLS[rank]) - 1, rank)
 
 
 class FieldFunctionals(nn.Module):

@@ -38,7 +38,16 @@ def lattice(rank: int, side: int) -> Tensor:
         >>> lattice(2, 2).tolist()
         [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
     """
-    axis = torch.linspace(-1, 1, side)
+    return grid(torch.linspace(-1, 1, side), rank)
+
+
+def grid(axis: Tensor, rank: int) -> Tensor:
+    """All points whose coordinates are on an axis ``[n]``, as ``[n^rank, rank]``, the last coordinate fastest.
+
+    Example:
+        >>> grid(torch.tensor([0.0, 1.0]), 2).tolist()
+        [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    """
     return torch.stack(torch.meshgrid(*[axis] * rank, indexing="ij"), -1).flatten(0, -2)
 
 

@@ -13,7 +13,9 @@ from graphnfn import testing
 from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.errors import SpecError
 from graphnfn.models import LAYERS
+from graphnfn.nn.answers import fields
 from graphnfn.prepared import Prepared
+from graphnfn.stack import Stack
 from graphnfn.symmetry import act, random_element
 
 CNN = small_cnn_spec([1, 4, 5], 3, "relu", input_shape=(1, 8, 8))
@@ -104,6 +106,24 @@ def test_no_network_is_run_again_but_where_training_moves_the_lattice(
         return
     with pytest.raises(AssertionError, match="run again"):
         model(prepared)
+
+
+def test_networks_are_run_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = testing.random_graph(SIREN, networks=5, dtype=torch.float32)
+    model = model_of(graph, "probes", functionals=True)
+    (want,), sizes = model.prepare(graph).stacks(), []
+
+    def noted(stack: Stack, *rest: Any) -> Tensor:
+        sizes.append(stack.size)
+        return fields(stack, *rest)
+
+    monkeypatch.setattr("graphnfn.models.TOGETHER", 2)
+    monkeypatch.setattr("graphnfn.nn.lattice.fields", noted)
+    monkeypatch.setattr("graphnfn.nn.functionals.fields", noted)
+    (got,) = model.prepare(graph).stacks()
+    assert sizes == [2, 2, 1, 2, 2, 1]
+    assert isinstance(got, Prepared) and isinstance(want, Prepared)
+    torch.testing.assert_close((got.picture, got.field), (want.picture, want.field))
 
 
 def test_rows_types_and_edits() -> None:
