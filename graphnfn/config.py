@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from graphnfn.errors import SpecError
 
-Layer = Literal["native", "gated", "synchronous", "combined", "probes", "complete"]
+Layer = Literal["native", "gated", "paths", "synchronous", "combined", "probes", "complete"]
 Head = Literal["invariant", "edit", "descent"]
 
 
@@ -19,9 +19,9 @@ class MetaNetConfig:
         width: channels of every feature.
         rounds: how often the layers of ``layer`` are applied, each time with their own parameters.
         out: numbers predicted per network (head "invariant").
-        layer: "native" evaluates the network on learned inputs and back, "gated" reads its weights,
-            "synchronous" is classical message passing, "combined" is native then gated,
-            "probes" runs the networks on learned inputs and, where they take coordinates, on a lattice of points,
+        layer: "native" evaluates the network on learned inputs and back, "gated" reads its weights, "paths" sums over
+            products of them, "synchronous" is classical message passing, "combined" is native then gated, "probes" runs
+            the networks on learned inputs and, where they take coordinates, on a lattice of points,
             "complete" is probes, then combined.
         head: "invariant" gives ``[networks, out]``, "edit" gives edited graphs, made from the layers' features;
             "descent" gives graphs edited by a learned gradient step, for which the layers are optional (rounds=0).
@@ -39,8 +39,8 @@ class MetaNetConfig:
         functionals: whether to the predictions of head "invariant" a linear functional of the field is added that a
             network of 1 to 3 coordinates computes, see :class:`~graphnfn.nn.functionals.FieldFunctionals`, for labels
             such as means and moments; call :meth:`GraphMetaNet.fit` before training.
-        units: whether "gated" and "synchronous" layers read weights in units of their blocks, which :meth:`GraphMetaNet
-            .fit` takes from a zoo; until then weights are read as they are.
+        units: whether "gated", "paths" and "synchronous" layers read weights in units of their blocks, which
+            :meth:`GraphMetaNet.fit` takes from a zoo; until then weights are read as they are.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
             what it made, and traced networks are run on a few channels at a time.
 

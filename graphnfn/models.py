@@ -22,6 +22,7 @@ from graphnfn.nn.functionals import FieldFunctionals
 from graphnfn.nn.gated import GatedSweep
 from graphnfn.nn.lattice import LatticeProbes
 from graphnfn.nn.native import NativeSweep
+from graphnfn.nn.paths import PathSweep
 from graphnfn.nn.probes import SpatialProbes
 from graphnfn.nn.readout import InvariantReadout
 from graphnfn.nn.state import LevelCode, State
@@ -40,6 +41,7 @@ from graphnfn.traced_stack import TracedStack
 LAYERS: dict[Layer, tuple[type[nn.Module], ...]] = {
     "native": (NativeSweep,),
     "gated": (GatedSweep,),
+    "paths": (PathSweep,),
     "synchronous": (SynchronousLayer,),
     "combined": (NativeSweep, GatedSweep),
     "probes": (SpatialProbes, LatticeProbes),
@@ -47,7 +49,7 @@ LAYERS: dict[Layer, tuple[type[nn.Module], ...]] = {
 }
 """What one round consists of."""
 
-WEIGHT_READING = (GatedSweep, SynchronousLayer)
+WEIGHT_READING = (GatedSweep, PathSweep, SynchronousLayer)
 """Layers that read weights instead of running networks."""
 
 EDITORS = (EditHead, DescentHead)

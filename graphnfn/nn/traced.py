@@ -15,15 +15,15 @@ from graphnfn.traced import TracedSpec
 from graphnfn.traced_stack import TracedStack
 
 _SWEEPS_ONLY = ("native", "probes")
-_PRODUCTS_ONLY = ("gated", "synchronous")
+_PRODUCTS_ONLY = ("gated", "paths", "synchronous")
 
 
 class TracedReader(nn.Module):
     """Features of traced networks, and edits of their weights, exact under every element of their law.
 
     Which parts there are follows the kind of layer that chains are read with: "native" and "probes" have sweeps
-    (:class:`~graphnfn.nn.traced_sweep.TracedSweep`), "gated" and "synchronous" read products of weights and gradients
-    (:class:`~graphnfn.nn.products.ProductReader`), all others have both. Tensors are pooled by a sum.
+    (:class:`~graphnfn.nn.traced_sweep.TracedSweep`), "gated", "paths" and "synchronous" read products of weights and
+    gradients (:class:`~graphnfn.nn.products.ProductReader`), all others have both. Tensors are pooled by a sum.
 
     Args:
         width: channels.

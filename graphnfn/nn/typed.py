@@ -76,6 +76,34 @@ class _SoftRoot(torch.autograd.Function):
         return grad * torch.addcmul(r, r, r * r).mul_(0.5)
 
 
+def soft_log(x: Tensor) -> Tensor:
+    """``sign(x) log(1 + |x|)``: linear around 0, a signed logarithm far away, odd."""
+    value, _ = _SoftLog.apply(x)
+    return value
+
+
+class _SoftLog(torch.autograd.Function):
+    """The derivative is ``1 / (1 + |x|)``, one number to keep where autograd would keep four."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        size = x.abs()
+        return torch.copysign(size.log1p(), x), size.add_(1).reciprocal_()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        return grad * slope
+
+
 def even_mlp(into: int, out: int, hidden: int | None = None) -> nn.Sequential:
     """A normalised MLP on even features."""
     hidden = hidden or out

@@ -20,7 +20,7 @@ from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.symmetry.canonical import canonical_scales
 
-LAYERS = ("native", "gated", "combined", "probes", "complete")
+LAYERS = ("native", "gated", "paths", "combined", "probes", "complete")
 SPECS = [
     mlp_spec([2, 6, 6, 1], "sin", omega=30.0),
     mlp_spec([3, 6, 6, 2], "relu"),
