@@ -44,7 +44,7 @@ SHAPES = {
 }
 
 
-READ_STATISTICS = ("gated", "complete")
+READ_STATISTICS = ("gated", "paths", "complete")
 """Layers whose configurations of the command line have statistics, of networks that take no coordinates."""
 
 
