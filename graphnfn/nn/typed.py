@@ -54,20 +54,24 @@ def soft_root(x: Tensor) -> Tensor:
     return value
 
 
-class _SoftRoot(torch.autograd.Function):
-    """With ``r = 1 / sqrt(1 + |x|)`` the derivative is ``r (1 + r^2) / 2``: a third of what autograd would do."""
+class _KeepsOne(torch.autograd.Function):
+    """Elementwise functions whose ``forward`` gives the value and the one number that its derivative is made of."""
 
     generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        r = torch.rsqrt(1 + x.abs())
-        return x * r, r
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1])
+
+
+class _SoftRoot(_KeepsOne):
+    """With ``r = 1 / sqrt(1 + |x|)`` the derivative is ``r (1 + r^2) / 2``: a third of what autograd would do."""
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        r = torch.rsqrt(1 + x.abs())
+        return x * r, r
 
     @staticmethod
     @once_differentiable
@@ -82,20 +86,13 @@ def soft_log(x: Tensor) -> Tensor:
     return value
 
 
-class _SoftLog(torch.autograd.Function):
-    """The derivative is ``1 / (1 + |x|)``, one number to keep where autograd would keep four."""
-
-    generate_vmap_rule = True
+class _SoftLog(_KeepsOne):
+    """The derivative is ``1 / (1 + |x|)``."""
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         size = x.abs()
         return torch.copysign(size.log1p(), x), size.add_(1).reciprocal_()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
 
     @staticmethod
     @once_differentiable

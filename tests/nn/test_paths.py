@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -44,10 +43,8 @@ def by_hand(found: _Paths, stack: Stack, *, masses: bool) -> Tensor:
         w1, w2, w3 = (weights[k][:, path[k + 1] if k < 2 else slice(None), path[k]] for k in range(3))
         total = total + (w3 * (w1 * w2)[:, None])[..., None] * start[path[0]]
     for i, j in product(range(WIDTHS[1]), range(WIDTHS[2])):
-        total = (
-            total
-            + (weights[2][:, :, j] * weights[1][:, j, i, None])[..., None] * (biases[1][:, i] * found.beta)[:, None]
-        )
+        product_of_two = weights[2][:, :, j] * weights[1][:, j, i, None]
+        total = total + product_of_two[..., None] * (biases[1][:, i] * found.beta)[:, None]
     for j in range(WIDTHS[2]):
         total = total + weights[2][:, :, j, None] * (biases[2][:, j] * found.beta)[:, None]
     return total
@@ -79,14 +76,14 @@ def test_without_activations_it_is_the_network_and_its_gradient() -> None:
 
 def test_activations_do_not_matter_to_it_but_to_the_native_sweep() -> None:
     """Neurons that are turned on or off by their inputs, on the same weights."""
-    relu, linear = stack_of("relu"), stack_of("leaky_relu")
-    linear = replace(linear, nodes=relu.nodes, blocks=relu.blocks)
+    relu, leaky = stack_of("relu"), stack_of("leaky_relu")
+    assert all(torch.equal(a, b) for a, b in zip(relu.blocks, leaky.blocks, strict=True))
     found = {}
     for kind in (PathSweep, NativeSweep):
         torch.manual_seed(0)
         sweep = kind(6, Sizes.of([relu.spec])).double()
         start = State([torch.zeros(2, n, 6, dtype=torch.float64) for n in WIDTHS])
-        found[kind] = [sweep(start, BlockWiring(s)).even[-1] for s in (relu, linear)]
+        found[kind] = [sweep(start, BlockWiring(s)).even[-1] for s in (relu, leaky)]
     assert torch.equal(*found[PathSweep])
     assert not torch.allclose(*found[NativeSweep])
 

@@ -47,7 +47,8 @@ def fitted(spec: NetSpec, layer: str, head: str = "invariant", **settings: objec
 
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize(
-    ("layer", "head"), [("gated", "invariant"), ("synchronous", "invariant"), ("combined", "edit")]
+    ("layer", "head"),
+    [("gated", "invariant"), ("paths", "invariant"), ("synchronous", "invariant"), ("combined", "edit")],
 )
 def test_exact_under_the_group(spec: NetSpec, layer: str, head: str) -> None:
     graph = testing.random_graph(spec, networks=2)
