@@ -50,7 +50,7 @@ def prepare(config: DictConfig, zoo: Zoo | None = None) -> tuple[Zoo, Task, nn.M
         GraphNFNError: a part of the configuration does not fit the zoo.
     """
     lightning.seed_everything(config.seed, verbose=False)
-    zoo = open_zoo(config.zoo)
+    zoo = open_zoo(config.zoo) if zoo is None else zoo
     task = prepare_task(config, zoo)
     return zoo, task, build_model(config, task, zoo)
 

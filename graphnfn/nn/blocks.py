@@ -47,8 +47,8 @@ class BlockWiring(Wiring):
                 )
             )
 
-    def from_stacks(self, values: list[Tensor]) -> list[Tensor]:
-        return list(values[0].split([group.size for group in self.spec.groups], 1))
+    def plus(self, states: list[Tensor], seen: list[list[Tensor | None]]) -> list[Tensor]:
+        return [x if v is None else x + v for x, v in zip(states, seen[0], strict=True)]
 
     def _mixed(self, b: int, taps: TapTable, head: Head) -> Tensor:
         """``head`` of a block's weights with its taps mixed, ``[B, n_dst, n_src, R]``, computed once."""

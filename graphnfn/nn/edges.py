@@ -117,8 +117,13 @@ class EdgeWiring(Wiring):
                         table[i].append((k, rows))
         self._into, self._out = into, out
 
-    def from_stacks(self, values: list[Tensor]) -> list[Tensor]:
-        return list(torch.cat([v.flatten(0, 1) for v in values])[self._order].split(self._sizes))
+    def plus(self, states: list[Tensor], seen: list[list[Tensor | None]]) -> list[Tensor]:
+        rows = []
+        for stack, values in zip(self.stacks, seen, strict=True):
+            none = [states[0].new_zeros(stack.size, group.size, states[0].shape[-1]) for group in stack.spec.groups]
+            rows.append(torch.cat([z if v is None else v for z, v in zip(none, values, strict=True)], 1).flatten(0, 1))
+        added = torch.cat(rows)[self._order].split(self._sizes)
+        return [x + v for x, v in zip(states, added, strict=True)]
 
     # ---- messages by level --------------------------------------------------------------------
 

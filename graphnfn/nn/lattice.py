@@ -170,10 +170,10 @@ class LatticeProbes(nn.Module):
             return state
         return by_stack(state, wiring, self._features)
 
-    def _features(self, stack: Stack) -> Tensor:
-        """``[B, nodes, d]``; zero but at the output neurons of coordinate networks."""
+    def _features(self, stack: Stack) -> list[Tensor | None]:
+        """Per group ``[B, n, d]``; None but at the output neurons of coordinate networks."""
         spec = stack.spec
-        seen = stack.nodes.new_zeros(stack.size, spec.num_nodes, self.width)
+        seen: list[Tensor | None] = [None] * len(spec.groups)
         rank = coordinates(spec)
         last = spec.groups[-1].size
         if rank and (str(rank) not in self.readers or last > self.outputs):
@@ -184,7 +184,7 @@ class LatticeProbes(nn.Module):
             )
         if rank:
             values = self.readers[str(rank)](self._seen(stack, rank)).unflatten(1, (self.outputs, self.width))
-            seen[:, -last:] = values[:, :last].to(seen.dtype)
+            seen[-1] = values[:, :last]
         return seen
 
     def _seen(self, stack: Stack, rank: int) -> Tensor:

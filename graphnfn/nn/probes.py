@@ -178,10 +178,10 @@ class SpatialProbes(nn.Module):
     def forward(self, state: State, wiring: Wiring) -> State:
         return by_stack(state, wiring, self._features)
 
-    def _features(self, stack: Stack) -> Tensor:
-        """``[B, nodes, d]``; zero at the input neurons, and for networks that a lattice reads."""
+    def _features(self, stack: Stack) -> list[Tensor | None]:
+        """Per group ``[B, n, d]``; None at the input neurons, and for networks that a lattice reads."""
         if coordinates(stack.spec):
-            return stack.nodes.new_zeros(stack.size, stack.spec.num_nodes, self.width)
+            return [None] * len(stack.spec.groups)
         if not self.others:
             raise SpecError(
                 f"a network takes {stack.spec.groups[0].size} inputs and {max(len(b.taps) for b in stack.spec.blocks)} "
@@ -196,22 +196,19 @@ class SpatialProbes(nn.Module):
             seen = seen.abs() if signed is True else torch.where(signed[:, :, None], seen.abs(), seen)
         sizes = [group.size for group in spec.groups if group.role == "hidden"]
         hidden = iter(soft_root(self.hidden(seen.flatten(2))).split(sizes, 1)) if sizes else iter(())
-        parts = [
-            next(hidden) if group.role == "hidden" else stack.nodes.new_zeros(stack.size, group.size, self.width)
-            for group in spec.groups[:-1]
-        ]
-        return torch.cat([*parts, soft_root(self.output(answer))], 1)
+        parts = [next(hidden) if group.role == "hidden" else None for group in spec.groups[:-1]]
+        return [*parts, soft_root(self.output(answer))]
 
 
-def by_stack(state: State, wiring: Wiring, features: Callable[[Stack], Tensor]) -> State:
+def by_stack(state: State, wiring: Wiring, features: Callable[[Stack], list[Tensor | None]]) -> State:
     """The state with even features added that come from whole networks, not from messages.
 
     Args:
         state: before.
         wiring: of the networks.
-        features: ``[B, nodes, d]`` of a stack of B networks.
+        features: per group of the spec ``[B, n, d]`` of a stack of B networks, None for nothing.
     """
-    seen = wiring.from_stacks([features(stack) for stack in wiring.stacks])
-    even = [e + s for e, s in zip(state.even, seen, strict=True)]
-    odd = state.odd or [torch.zeros_like(e) for e in even]  # zero is out-typed; the edit head expects entries
+    even = wiring.plus(state.even, [features(stack) for stack in wiring.stacks])
+    # zero is out-typed, and the edit head expects entries; most models never read it
+    odd = state.odd or [e.new_zeros(()).expand_as(e) for e in even]
     return State(even, odd, state.edge_even, state.edge_odd)

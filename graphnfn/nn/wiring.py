@@ -192,8 +192,8 @@ class Wiring(ABC):
         return state if isinstance(rho, float) and rho == 1 else state * rho**power
 
     @abstractmethod
-    def from_stacks(self, values: list[Tensor]) -> list[Tensor]:
-        """Values ``[B, nodes, d]`` of each stack as one tensor a level."""
+    def plus(self, states: list[Tensor], seen: list[list[Tensor | None]]) -> list[Tensor]:
+        """States plus ``[B, n, d]`` for the groups of each stack's spec; None adds nothing."""
 
     @abstractmethod
     def pull(self, level: int, states: list[Tensor], taps: TapTable, head: Head = identity) -> Tensor:

@@ -19,6 +19,9 @@ from graphnfn.symmetry.element import GroupAction, GroupElement
 from graphnfn.symmetry.law_canonical import canonical_element
 from graphnfn.traced import TracedSpec
 
+NEGLIGIBLE = 1e-30
+"""Share of a neuron's incoming norm below which another neuron does not matter to it, in any precision."""
+
 
 @dataclass(frozen=True)
 class CanonicalScales:
@@ -46,8 +49,9 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
     In topological order ``c_i = || (w_ij phi(c_j))_j, b_i ||``, ``w'_ij = w_ij phi(c_j) / c_i`` and
     ``b'_i = b_i / c_i``: c has charge 1, so w' and b' are invariant under positive scales.  Dead neurons
     (norm 0) get c = 1, and their outgoing w' are 0: that is the limit for c -> 0, it changes no function because
-    sigma(0) = 0 wherever scales are a symmetry, and any other value would depend on the scale.  Half precision is
-    computed in float32.
+    sigma(0) = 0 wherever scales are a symmetry, and any other value would depend on the scale.  Neurons whose outgoing
+    w' are all below :data:`NEGLIGIBLE` are read as dead, too, and their incoming w', b' are 0: weight decay leaves of
+    them subnormal numbers, whose few digits would not survive other scales.  Half precision is computed in float32.
     """
     stack = effective(stack)
     if stack.nodes.dtype in (torch.float16, torch.bfloat16):
@@ -80,8 +84,24 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
         norms.append(c)
         alive.append(live)
         biases.append(here)
+    _forget_unheard(spec, blocks, biases)
     nodes = torch.cat([torch.cat(biases, 1)[..., None], stack.nodes[..., 1:]], -1)
     return CanonicalScales(tuple(norms), tuple(phis)), Stack(spec, nodes, tuple(blocks))
+
+
+def _forget_unheard(spec: NetSpec, blocks: list[Tensor], biases: list[Tensor]) -> None:
+    """Set to 0 what enters neurons with a scale that nobody hears, from the last group to the first, in place."""
+    for i in reversed(range(len(spec.groups))):
+        group = spec.groups[i]
+        if not spec.outgoing[i] or not any(g & Gauge.POSITIVE for g in group.gauge):
+            continue
+        loudest = torch.stack([blocks[b].detach().abs().amax((1, 3)) for b in spec.outgoing[i]]).amax(0)
+        heard = loudest >= NEGLIGIBLE
+        if not all(g & Gauge.POSITIVE for g in group.gauge):
+            heard = heard | ~_mask(group, Gauge.POSITIVE, heard.device)
+        for b in spec.incoming[i]:
+            blocks[b] = torch.where(heard[:, :, None, None], blocks[b], 0.0)
+        biases[i] = torch.where(heard, biases[i], 0.0)
 
 
 def _row_norm(parts: list[Tensor]) -> tuple[Tensor, Tensor]:

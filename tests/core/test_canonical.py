@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import graphnfn.symmetry.canonical as canonical_module
 from graphnfn import testing
 from graphnfn.activations import Activation, Gauge
 from graphnfn.chain import mlp_spec, small_cnn_spec
@@ -20,6 +21,8 @@ from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.symmetry import act, balance, canonical_scales, canonical_signs, canonicalize, random_element
+from graphnfn.symmetry.balanced import balanced_scales
+from graphnfn.symmetry.canonical import CanonicalScales
 
 Specs = Callable[..., st.SearchStrategy[NetSpec]]
 Form = Callable[[NeuralGraph], tuple[NeuralGraph, Any]]
@@ -216,3 +219,48 @@ def test_dead_neurons_leave_no_trace_of_their_scale() -> None:
     assert testing.assert_equivariant(read, graph) < 1e-12
     _, stack = canonical_scales(graph.stacks()[0])
     testing.assert_same_function(NeuralGraph.from_stacks([stack]), graph)
+
+
+def decayed_network(into: float, out: float) -> NeuralGraph:
+    """A network in float32 with a neuron of so small weights that other scales make them subnormal."""
+    stack = testing.random_graph(RELU, dtype=torch.float32).stacks()[0].apply(torch.clone)
+    stack.blocks[0][0, 2] *= into
+    stack.nodes[0, RELU.span("layers.0").start + 2] *= into
+    stack.blocks[1][0, :, 2] *= out
+    return NeuralGraph.from_stacks([stack])
+
+
+def largest_shift_of_the_form(graph: NeuralGraph, form: Callable[[Stack], tuple[CanonicalScales, Stack]]) -> float:
+    spec = graph.spec
+    forms = [form(graph.stacks()[0])[1]]
+    for seed in range(12):
+        element = random_element(spec, decades=6.0, seed=seed, permute=False)
+        forms.append(form(act(element, graph).stacks()[0])[1])
+    return max(float((a - b).abs().max()) for f in forms[1:] for a, b in zip(f.blocks, forms[0].blocks, strict=True))
+
+
+@pytest.mark.parametrize("form", [canonical_scales, balanced_scales])
+@pytest.mark.parametrize("size", [(1e-43, 1e-43), (1e-37, 1e-3), (1e-37, 1.0), (1e-20, 1e-42), (1e-20, 1e-3)])
+def test_lost_digits_of_subnormal_weights_are_not_read(
+    form: Callable[[Stack], tuple[CanonicalScales, Stack]], size: tuple[float, float]
+) -> None:
+    graph = decayed_network(*size)
+    assert largest_shift_of_the_form(graph, form) < 1e-5
+    testing.assert_same_function(NeuralGraph.from_stacks([form(graph.stacks()[0])[1]]), graph, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1e-37, 1e-3), (1e-37, 1.0)])
+def test_lost_digits_would_be_seen(size: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: where every neuron counts, the forms of equal functions differ."""
+    monkeypatch.setattr(canonical_module, "NEGLIGIBLE", 0.0)
+    assert largest_shift_of_the_form(decayed_network(*size), canonical_scales) > 1e-3
+
+
+def test_neurons_behind_which_nobody_listens_are_dead_together() -> None:
+    """A neuron that only a dead one hears is dead, too; one that anybody hears is not."""
+    stack = testing.random_graph(mlp_spec([3, 4, 4, 2], "relu"), dtype=torch.float32).stacks()[0].apply(torch.clone)
+    stack.blocks[2][0, :, 1] = 0
+    stack.blocks[1][0, [0, 2, 3], 0] = 0  # only neuron 1 of the second layer hears neuron 0 of the first
+    _, canonical = canonical_scales(stack)
+    silent = [[bool((block[0, i] == 0).all()) for i in range(4)] for block in canonical.blocks[:2]]
+    assert silent == [[True, False, False, False], [False, True, False, False]]
