@@ -102,7 +102,7 @@ class GraphMetaNet(nn.Module):
         if c.head == "invariant":
             self.head = InvariantReadout(c.width, c.out, sizes)
             if c.statistics and sizes.others:
-                self.statistics = WeightStatistics(self.head.hidden, sizes)
+                self.statistics = WeightStatistics(self.head.hidden, sizes, c.reference_width)
             if c.functionals and sizes.coordinates:
                 self.functionals = FieldFunctionals(c.out, sizes)
         else:
@@ -220,15 +220,21 @@ class GraphMetaNet(nn.Module):
             statistics = self.statistics.seen(canonical) if self.statistics else None
         else:
             few = [canonical.take(slice(k, k + TOGETHER)) for k in range(0, max(1, stack.size), TOGETHER)]
-            lattices = [layer for layer in self.layers if isinstance(layer, LatticeProbes)]
-            picture = torch.cat([lattices[0].picture(s) for s in few]) if lattices else None  # the same for all layers
+            picture = (
+                torch.cat([self._lattices[0].picture(s) for s in few]) if self._lattices else None
+            )  # of all layers
             field = torch.cat([self.functionals.seen(s) for s in few]) if self.functionals else None
         return Prepared(canonical.spec, canonical.nodes, canonical.blocks, statistics, picture, field)
 
     @property
     def fits(self) -> bool:
         """Whether :meth:`fit` takes anything."""
-        return self.config.units or self.statistics is not None or self.functionals is not None
+        return self.config.units or self.statistics is not None or self.functionals is not None or bool(self._lattices)
+
+    @property
+    def _lattices(self) -> list[LatticeProbes]:
+        """The layers that read pictures of coordinate networks, of a model that was sized for such."""
+        return [layer for layer in self.modules() if isinstance(layer, LatticeProbes) and layer.readers]
 
     def fit(self, batches: Iterable[NeuralGraph]) -> None:
         """Take from training networks what is taken once: units of blocks, statistics' and fields' mean and deviation.
@@ -246,6 +252,8 @@ class GraphMetaNet(nn.Module):
             self.statistics.fit(canonical)
         if self.functionals:
             self.functionals.fit(canonical)
+        for layer in self._lattices:
+            layer.fit(canonical)
 
     def get_extra_state(self) -> Any:
         s = self.sizes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,10 +18,12 @@ from graphnfn.nn.wiring import Wiring
 from graphnfn.prepared import Prepared
 from graphnfn.stack import Stack
 
-SIDES = {1: 64, 2: 16, 3: 8}
+SIDES = {1: 64, 2: 28, 3: 8}
 """Grid points per axis, by the number of axes."""
-WIDTHS = {1: 32, 2: 32, 3: 12}
-"""Channels of a reader's first convolution, by the number of axes: volumes have many points."""
+WIDTHS = {1: 32, 2: 16, 3: 12}
+"""Channels of a reader's first convolution, by the number of axes: pictures and volumes have many points."""
+MOST_FITTED = 256
+"""Networks whose pictures tell mean and deviation."""
 DEGREES = 4
 """Moments per axis: of the constant, linear, quadratic and cubic polynomial."""
 PACE = {1: 16.0, 2: 16.0, 3: 64.0}
@@ -70,6 +74,28 @@ def moments(rank: int) -> Tensor:
     for _ in range(rank - 1):
         found = torch.einsum("ku,lv->kluv", found, line).flatten(0, 1).flatten(1)
     return found.float()
+
+
+def moved(picture: Tensor, jitter: float) -> Tensor:
+    """Pictures ``[B, channels, side, ...]``, each moved and resized at random, linear between lattice points.
+
+    Along every axis ``v(u) -> v(clamp(s * u + t))`` with s and t uniform in ``[1 - jitter, 1 + jitter]`` and
+    ``[-jitter, jitter]``, one pair per picture and axis.
+
+    Example:
+        >>> moved(torch.ones(2, 1, 8, 8), 0.1).mean().item()
+        1.0
+    """
+    side, rank = picture.shape[2], picture.dim() - 2
+    axis = torch.linspace(-1, 1, side, dtype=picture.dtype, device=picture.device)
+    size, place = (
+        2 * torch.rand(2, picture.shape[0], rank, 1, dtype=picture.dtype, device=picture.device) - 1
+    ) * jitter
+    at = (side - 1) / 2 * ((axis * (1 + size) + place).clamp(-1, 1) + 1)  # [B, rank, side], in steps of the lattice
+    hats = (1 - (at[..., None] - torch.arange(side, dtype=at.dtype, device=at.device)).abs()).clamp(min=0)
+    for a in range(rank):  # the last axis is replaced and becomes the first one
+        picture = torch.einsum("bc...v,buv->bcu...", picture, hats[:, rank - 1 - a])
+    return picture
 
 
 class LatticeReader(nn.Module):
@@ -130,9 +156,11 @@ class LatticeProbes(nn.Module):
     a grid over ``[-1, 1]^k`` for networks of k = 1, 2 or 3 inputs; other networks stay as they are. Outputs are no
     function of how the network is written down, so every symmetry of its weights holds.
 
-    In training, every network may see a grid of its own, ``u -> clamp(s * u + t)`` per axis with s and t uniform in
-    ``[1 - jitter, 1 + jitter]`` and ``[-jitter, jitter]``. That suits labels which moving a picture leaves alone, such
-    as classes; it is off at first.
+    Readers see f in deviations of that of training networks, which :meth:`fit` takes; until then as it is.
+
+    In training, every picture may be moved, ``f(u) -> f(clamp(s * u + t))`` per axis with s and t uniform in
+    ``[1 - jitter, 1 + jitter]`` and ``[-jitter, jitter]``, linear between the points of the grid. That suits labels
+    which moving a picture leaves alone, such as classes; it is off at first.
 
     Args:
         width: channels d.
@@ -157,6 +185,9 @@ class LatticeProbes(nn.Module):
         torch.Size([3, 1, 4])
     """
 
+    center: Tensor
+    scale: Tensor
+
     def __init__(self, width: int, sizes: Sizes, *, jitter: float = 0.0, dropout: float = 0.0) -> None:
         super().__init__()
         self.width, self.outputs, self.jitter = width, sizes.outputs, jitter
@@ -164,6 +195,20 @@ class LatticeProbes(nn.Module):
         self.readers = nn.ModuleDict(
             {str(k): LatticeReader(k, channels, out, dropout=dropout) for k in sizes.coordinates}
         )
+        self.register_buffer("center", torch.zeros(channels, 1))
+        self.register_buffer("scale", torch.ones(channels, 1))
+
+    def fit(self, canonical: Sequence[Stack]) -> None:
+        """Take mean and deviation of each output of coordinate networks over points and networks; 0 stays 0."""
+        stacks = [stack for stack in canonical if coordinates(stack.spec)]
+        if not stacks or not self.readers:
+            return
+        few = [self.picture(stack.take(slice(0, MOST_FITTED))).detach().flatten(2) for stack in stacks]
+        values = torch.cat([picture.transpose(0, 1).flatten(1) for picture in few], 1).double()
+        deviation, mean = torch.std_mean(values, 1, correction=0, keepdim=True)
+        varies = deviation > 1e-12
+        self.center.copy_(mean)
+        self.scale.copy_(torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 1.0))
 
     def forward(self, state: State, wiring: Wiring) -> State:
         if not self.readers:
@@ -183,27 +228,21 @@ class LatticeProbes(nn.Module):
                 "architectures it shall read"
             )
         if rank:
-            values = self.readers[str(rank)](self._seen(stack, rank)).unflatten(1, (self.outputs, self.width))
+            values = self.readers[str(rank)](self._seen(stack)).unflatten(1, (self.outputs, self.width))
             seen[-1] = values[:, :last]
         return seen
 
-    def _seen(self, stack: Stack, rank: int) -> Tensor:
+    def _seen(self, stack: Stack) -> Tensor:
+        picture = self.picture(stack)
         if self.training and self.jitter:
-            points = lattice(rank, SIDES[rank]).to(stack.nodes)
-            return self._picture(stack, rank, self._jittered(points, stack.size))
-        return self.picture(stack)
+            picture = moved(picture, self.jitter)
+        flat = picture.flatten(2)
+        return ((flat - self.center.to(flat)) * self.scale.to(flat)).view_as(picture)
 
     def picture(self, stack: Stack) -> Tensor:
-        """``[B, outputs, side, ...]``, what coordinate networks are read from outside of training."""
+        """``[B, outputs, side, ...]``, what coordinate networks are read from."""
         if isinstance(stack, Prepared) and stack.picture is not None:
             return stack.picture
         rank = coordinates(stack.spec)
-        return self._picture(stack, rank, lattice(rank, SIDES[rank]).to(stack.nodes))
-
-    def _picture(self, stack: Stack, rank: int, points: Tensor) -> Tensor:
+        points = lattice(rank, SIDES[rank]).to(stack.nodes)
         return fields(stack, points, self.outputs).unflatten(2, (SIDES[rank],) * rank)
-
-    def _jittered(self, points: Tensor, networks: int) -> Tensor:
-        rank = points.shape[1]
-        size, place = (2 * torch.rand(2, networks, 1, rank, dtype=points.dtype, device=points.device) - 1) * self.jitter
-        return (points * (1 + size) + place).clamp(-1, 1)

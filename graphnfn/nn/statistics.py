@@ -12,6 +12,7 @@ from graphnfn.nn.parity import even_biases
 from graphnfn.nn.quantiles import QUANTILES, quantiles
 from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.prepared import Prepared
+from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.symmetry.balanced import balanced_form
 
@@ -36,11 +37,17 @@ class WeightStatistics(nn.Module):
     forget the order of neurons, balanced weights have no scales left and sizes no signs, so predictions are invariant.
     Layers have a place by their distance from the inputs and one by that from the outputs.
 
+    With a reference width, rho being the relative width of a hidden group and 1 at the ends, they are those of
+    ``rho_src^(1/2) w``, balanced so that their mean squares do not depend on the width (see
+    :func:`~graphnfn.symmetry.balanced.balanced_form`), and the norms are ``rho_src^(-1/2)`` (of rows) and
+    ``rho_dst^(-1/2)`` (of columns) times those of these weights.
+
     Statistics enter in deviations of those of training networks, which :meth:`fit` takes; until then as they are.
 
     Args:
         out: numbers per network.
         sizes: of the model; ``sizes.depth`` layers have places of their own, deeper ones share the last.
+        reference: neurons per hidden group for which statistics are given; None takes weights as they are.
 
     Shape: list of (canonical) stacks to ``[networks, out]``.
 
@@ -58,9 +65,9 @@ class WeightStatistics(nn.Module):
     center: Tensor
     scale: Tensor
 
-    def __init__(self, out: int, sizes: Sizes) -> None:
+    def __init__(self, out: int, sizes: Sizes, reference: int | None = None) -> None:
         super().__init__()
-        self.depth = sizes.depth
+        self.depth, self.reference = sizes.depth, reference
         features = 2 * self.depth * len(SETS) * MOMENTS
         self.register_buffer("center", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
@@ -90,13 +97,20 @@ class WeightStatistics(nn.Module):
         """The statistics of a canonical stack in balanced form; those of a prepared one are there already."""
         if isinstance(canonical, Prepared) and canonical.statistics is not None:
             return canonical.statistics
-        return self.features(balanced_form(canonical))
+        return self.features(balanced_form(canonical, self._relative(canonical.spec)))
+
+    def _relative(self, spec: NetSpec) -> list[float] | None:
+        """Per group its width relative to the reference."""
+        if self.reference is None:
+            return None
+        return [group.size / self.reference if group.role == "hidden" else 1.0 for group in spec.groups]
 
     def features(self, stack: Stack) -> Tensor:
         """The statistics, ``[B, 2 depth sets moments]``; 0 for layers that a network lacks."""
         spec, found = stack.spec, stack.nodes.new_zeros(stack.size, 2, self.depth, len(SETS), MOMENTS)
+        relative = self._relative(spec) or [1.0] * len(spec.groups)
         layers = [i for i in range(len(spec.groups)) if spec.incoming[i]]
-        sets = {(i, s): values for i in layers for s, values in enumerate(_sets(stack, i)) if values is not None}
+        sets = {(i, s): v for i in layers for s, v in enumerate(_sets(stack, i, relative)) if v is not None}
         rows = _all_moments(list(sets.values()))
         for (i, s), row in zip(sets, rows, strict=True):
             for end, distance in enumerate((spec.levels[i], spec.heights[i] + 1)):
@@ -104,18 +118,26 @@ class WeightStatistics(nn.Module):
         return found.flatten(1)
 
 
-def _sets(stack: Stack, i: int) -> tuple[Tensor | None, ...]:
+def _sets(stack: Stack, i: int, relative: Sequence[float]) -> tuple[Tensor | None, ...]:
     """Per name of :data:`SETS`, that set of the layer in front of group i, ``[B, n]``; None: it says nothing."""
     spec, facts = stack.spec, group_facts(stack.spec, stack.nodes.device)
-    blocks = [stack.blocks[b] for b in spec.incoming[i]]
-    ends = [i, *(spec.position[spec.blocks[b].src] for b in spec.incoming[i])]
+    sources = [spec.position[spec.blocks[b].src] for b in spec.incoming[i]]
+    blocks = [_times(stack.blocks[b], relative[j] ** 0.5) for b, j in zip(spec.incoming[i], sources, strict=True)]
+    ends = [i, *sources]
     free = any(bool(torch.as_tensor(facts[end].signed).any()) for end in ends)
     weights = torch.cat([block.flatten(1) for block in blocks], 1)
-    incoming, outgoing = (
-        torch.cat([torch.linalg.vector_norm(w, dim=axes) for w in blocks], 1) for axes in ((2, 3), (1, 3))
-    )
+    rows = [
+        _times(torch.linalg.vector_norm(w, dim=(2, 3)), relative[j] ** -0.5)
+        for w, j in zip(blocks, sources, strict=True)
+    ]
+    incoming, columns = torch.cat(rows, 1), torch.cat([torch.linalg.vector_norm(w, dim=(1, 3)) for w in blocks], 1)
+    outgoing = _times(columns, relative[i] ** -0.5)
     bias = even_biases(facts[i].parts, stack.group(i)[..., :1])[..., 0]
     return weights.abs(), None if free else weights, incoming, outgoing, bias
+
+
+def _times(values: Tensor, factor: float) -> Tensor:
+    return values if factor == 1 else values * factor
 
 
 def _all_moments(sets: list[Tensor]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -40,9 +41,16 @@ def balanced_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
     return CanonicalScales(norms, phis), _scaled(canonical, *factors)
 
 
-def balanced_form(canonical: Stack) -> Stack:
-    """A stack of unit incoming norms in balanced form; the stack itself where no neuron has a scale."""
-    factors = _factors(canonical)
+def balanced_form(canonical: Stack, relative: Sequence[float] | None = None) -> Stack:
+    """A stack of unit incoming norms in balanced form; the stack itself where no neuron has a scale.
+
+    Args:
+        canonical: the stack.
+        relative: per group g its width rho_g relative to that of other networks it shall be compared with; then
+            ``sum_i (sum_j w_ij^2 + b_i^2) / rho_g(i)`` is least, which does not grow with the width where every neuron
+            adds up its sources with weights of a size like (their number)^(-1/2). None: 1 for all.
+    """
+    factors = _factors(canonical, relative)
     return canonical if factors is None else _scaled(canonical, *factors)
 
 
@@ -79,7 +87,7 @@ def _powers(group: NeuronGroup, device: torch.device) -> Tensor:
     return torch.tensor(found, dtype=torch.float64, device=device)
 
 
-def _factors(stack: Stack) -> tuple[list[Tensor], list[Tensor]] | None:
+def _factors(stack: Stack, relative: Sequence[float] | None = None) -> tuple[list[Tensor], list[Tensor]] | None:
     """By what incoming and outgoing weights are multiplied, ``1 / c`` and ``phi(c)``, ``[B, n]``; None: by nothing."""
     spec = stack.spec
     powers = [_powers(group, stack.nodes.device) for group in spec.groups]
@@ -89,6 +97,9 @@ def _factors(stack: Stack) -> tuple[list[Tensor], list[Tensor]] | None:
     squares = [torch.linalg.vector_norm(block, dim=3).double().square() for block in stack.blocks]
     biases = [stack.group(i)[..., 0].double().square() for i in range(len(powers))]
     ends = [(spec.position[b.src], spec.position[b.dst]) for b in spec.blocks]
+    if relative is not None:
+        squares = [square / relative[end] for square, (_, end) in zip(squares, ends, strict=True)]
+        biases = [bias / rho for bias, rho in zip(biases, relative, strict=True)]
     step = 2 / (1 + math.sin(math.pi / max(spec.levels)))  # successive over-relaxation of a chain of so many springs
     into, out = ([torch.ones_like(bias) for bias in biases] for _ in range(2))  # their squares
     logs = [torch.zeros_like(bias) for bias in biases]  # of c^2; powers are slow

@@ -11,7 +11,7 @@ from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.errors import SpecError
 from graphnfn.functional import run
 from graphnfn.nn.blocks import BlockWiring
-from graphnfn.nn.lattice import DEGREES, PACE, SIDES, LatticeProbes, LatticeReader, lattice, moments
+from graphnfn.nn.lattice import DEGREES, PACE, SIDES, LatticeProbes, LatticeReader, lattice, moments, moved
 from graphnfn.nn.state import State
 from graphnfn.nn.taps import Sizes
 from graphnfn.spec import NetSpec
@@ -87,6 +87,45 @@ def test_jitter_is_of_training_only_and_of_every_network() -> None:
     assert (seen()[0] - seen()[1]).abs().max() > 1e-6  # equal networks, other grids
     layer.eval()
     assert torch.equal(seen(), seen()) and torch.equal(seen()[0], seen()[2])
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_moved_pictures_are_those_at_moved_points(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly for functions linear along each axis, with the edge in place of what is outside."""
+    drawn = torch.linspace(0.05, 0.95, 2 * 3 * rank, dtype=torch.float64).view(2, 3, rank, 1)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: drawn)
+    size, place = (2 * drawn[..., 0] - 1) * 0.3  # [3, rank]
+    points = lattice(rank, SIDES[rank]).double()
+    slopes = torch.tensor([[1.0, -2.0, 0.5], [0.3, 0.7, 2.0]], dtype=torch.float64)[:, :rank]
+
+    def values(at: torch.Tensor) -> torch.Tensor:
+        return torch.stack([at @ slopes[0] + at.prod(-1), at @ slopes[1]])
+
+    picture = values(points).unflatten(1, [SIDES[rank]] * rank).expand(3, -1, *[-1] * rank)
+    seen = moved(picture, 0.3)
+    for k in range(3):
+        there = (points * (1 + size[k]) + place[k]).clamp(-1, 1)
+        torch.testing.assert_close(seen[k].flatten(1), values(there), rtol=0, atol=1e-6)
+
+
+def test_readers_see_deviations_of_training_networks() -> None:
+    spec = RANKS[3]
+    graph = testing.random_graph(spec, networks=40)
+    layer = LatticeProbes(4, Sizes.of([spec])).double()
+    stack = graph.stacks()[0]
+    assert torch.equal(layer._seen(stack), layer.picture(stack))
+    layer.fit([stack, testing.random_graph(OTHERS[0]).stacks()[0]])
+    seen = layer._seen(stack).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(seen.mean(1), torch.zeros(3).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen.std(1, correction=0), torch.ones(3).double(), atol=1e-5, rtol=0)
+
+
+def test_outputs_that_do_not_vary_stay_finite() -> None:
+    spec = RANKS[2]
+    stack = testing.random_graph(spec, networks=5).stacks()[0].apply(torch.zeros_like)
+    layer = LatticeProbes(4, Sizes.of([spec])).double()
+    layer.fit([stack])
+    assert not layer._seen(stack).any()
 
 
 def test_all_parameters_learn() -> None:

@@ -116,7 +116,8 @@ def test_silent_at_first_and_without_a_fit() -> None:
     torch.manual_seed(0)
     without = gn.GraphMetaNet(gn.MetaNetConfig(width=6, layer="probes"), specs=[PLANE])
     assert torch.equal(with_it(graph), without(graph))
-    with_it.fit([graph])
+    for model in (with_it, without):
+        model.fit([graph])
     assert torch.equal(with_it(graph), without(graph))
     torch.nn.init.ones_(functionals_of(with_it).linear["2"].weight)
     assert not torch.allclose(with_it(graph), without(graph))

@@ -15,6 +15,7 @@ from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.errors import SpecError
 from graphnfn.nn.blocks import BlockWiring, LoopWiring
 from graphnfn.nn.pooling import pooled, pooled_as
+from graphnfn.nn.statistics import MOMENTS, SETS, WeightStatistics
 from graphnfn.nn.taps import Sizes, TapTable
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
@@ -132,6 +133,38 @@ def test_masses_do_not_grow_with_the_width(reference: int | None) -> None:
         found.append(torch.stack([down, *up]))
     ratio = found[1] / found[0]
     assert ((ratio - 1).abs() < 0.1).all() if reference else (ratio[:2] > 3).all() and ratio[2] < 0.3, ratio
+
+
+@pytest.mark.parametrize("reference", [16, None])
+def test_statistics_do_not_grow_with_the_width(reference: int | None) -> None:
+    """Mean sizes and norms of balanced weights, 16 times as wide; without a reference they do change."""
+    found = []
+    for width in (16, 256):
+        stack = fan_in(width)
+        statistics = WeightStatistics(1, Sizes.of([stack.spec]), reference)
+        rows = statistics.seen(stack).view(20, 2, statistics.depth, len(SETS), MOMENTS)
+        found.append(rows[:, 0, :3, [SETS.index(n) for n in ("sizes", "incoming norms", "outgoing norms")], 0].mean(0))
+    ratio = found[1] / found[0]
+    assert ((ratio - 1).abs() < 0.1).all() if reference else (ratio < 0.5).any() and (ratio > 2).any(), ratio
+
+
+@pytest.mark.parametrize("spec", [SPECS[1], UNEQUAL[1]])
+def test_statistics_at_the_reference_are_plain(spec: NetSpec) -> None:
+    stack = canonical_scales(testing.random_graph(spec, networks=3).stacks()[0])[1]
+    plain, at, beside = (WeightStatistics(1, Sizes.of([spec]), n).double().seen(stack) for n in (None, 6, 3))
+    assert torch.equal(plain, at) == all(g.size == 6 for g in spec.groups if g.role == "hidden")
+    assert not torch.allclose(plain, beside)
+
+
+@pytest.mark.parametrize("spec", [mlp_spec([7, 6, 5, 2], "relu"), small_cnn_spec([1, 4, 5], 3, "relu")])
+def test_symmetry_with_statistics(spec: NetSpec) -> None:
+    graph = testing.random_graph(spec, networks=3)
+    model = gn.GraphMetaNet(gn.MetaNetConfig(width=6, layer="gated", statistics=True, reference_width=4), [spec])
+    model = model.double()
+    model.fit([testing.random_graph(spec, networks=6, seed=9)])
+    testing.assert_equivariant(model, graph)
+    torch.testing.assert_close(model.forward_on_edges(graph), model(graph), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model(model.prepare(graph)), model(graph), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("bad", [{"reference_width": 0}, {"reference_width": 16, "layer": "synchronous"}])
