@@ -18,8 +18,7 @@ the JSON file beside this page holds every number.
 - one thread of {processor}; {packages}
 - load of the machine (1, 5, 15 minutes): {before} at the beginning, {after} in the end
 
-Models: ours first (`native`, `gated`, `synchronous`, `combined`), then `baselines.names()`; those of adapters have
-tables of their own.
+Models: our layers first, then `baselines.names()`; those of adapters have tables of their own.
 
 ## Symmetry and parity
 

@@ -131,8 +131,9 @@ def _section(case: Entry, colours: figures.Colours) -> list[Part]:
     if any(figures.limited(case["measure"], v) == limit for r in case["rows"] for v in r["decades"].values()):
         robust += f" Values beyond {limit:g} are drawn there."
     quick = "The best validation score so far against CPU time, median over seeds; validation included."
-    parts.append(Picture(f"{case['name']}-robustness", figures.robustness(case, colours), robust))
-    parts.append(Picture(f"{case['name']}-time", figures.time_to_score(case, colours), quick))
+    if not all(r["ablates"] for r in case["rows"]):  # these are in a table of their own, not in figures
+        parts.append(Picture(f"{case['name']}-robustness", figures.robustness(case, colours), robust))
+        parts.append(Picture(f"{case['name']}-time", figures.time_to_score(case, colours), quick))
     parts.append(Fold(f"Settings of {case['name']}", [setting_table(case)]))
     return [*parts, Text(f"Commit {case['commit']}.")]
 

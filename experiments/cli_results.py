@@ -38,11 +38,14 @@ def report(
         Optional[list[Path]],  # noqa: UP045 - typer reads it
         typer.Argument(help="Folders of finished comparisons; without any the page is made of what is stored."),
     ] = None,
+    update: Annotated[
+        bool, typer.Option(help="Only put the folders' models into the stored cases of the same name.")
+    ] = False,
 ) -> None:
     """Store finished comparisons as small files in results/ beside a page, and make the page of all stored ones."""
     from experiments.stored import store
 
-    for page in store(sources or [], output):
+    for page in store(sources or [], output, update=update):
         say(page)
 
 

@@ -123,6 +123,30 @@ def _case(part: Comparison) -> Entry:
     return out
 
 
+def updated(case: Entry, part: Entry) -> Entry:
+    """A case with the models of another run of it, in place of their earlier rows or beside the others.
+
+    Args:
+        case: as it was.
+        part: the same case with some models, of a later commit.
+
+    Raises:
+        ExperimentError: networks, seeds or budget are not the same.
+    """
+    same = ("name", "zoo", "task", "measure", "networks", "train", "val", "test", "seeds", "budget_s", "curve")
+    other = [f"{key} {part[key]} for {case[key]}" for key in same if part[key] != case[key]]
+    if other:
+        raise ExperimentError(
+            f"case {case['name']!r} was another one: {', '.join(other)}; run it again with all models"
+        )
+    sign, fresh = goodness(case["measure"]), {row["model"] for row in part["rows"]}
+    rows = [row for row in case["rows"] if row["model"] not in fresh] + part["rows"]
+    rows.sort(key=lambda row: -sign * row["test"])
+    commits = sorted({*case["commit"].split(", "), *part["commit"].split(", ")})
+    found = case | {"rows": rows, "commit": ", ".join(commits)}
+    return found | {"margins": _margins(rows, case["measure"]), "distance": _distance(rows, sign)}
+
+
 def _row(s: ModelSummary, measure: str, moved: dict[str, str]) -> Entry:
     name = f"test_{measure}"
     shifts = {size: _number(max(s.cells[f"moved_{size}dec"])) for size in moved}

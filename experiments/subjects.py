@@ -63,7 +63,7 @@ class Subject:
 
 
 def subjects(names: Sequence[str] = ()) -> list[Subject]:
-    """Our four models, then the baselines that predict from chains of layers.
+    """Our layers, then the baselines that predict from chains of layers.
 
     Args:
         names: only these; all where empty.

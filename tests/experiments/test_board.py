@@ -252,3 +252,56 @@ def test_pages_of_nothing_but_ours(found: Entry, tmp_path: Path) -> None:
     page, html = write_pages({"here": ours}, tmp_path / "page.md")
     assert "## Ablations" in page.read_text() and "At a glance" not in html.read_text()
     assert json.loads(dumps(ours)) == ours
+
+
+def part_of(found: Entry, model: str, **changes: object) -> Entry:
+    """A later run of the case of all networks with one model of better scores."""
+    case = next(c for c in found["cases"] if c["whole"])
+    row = next(r for r in case["rows"] if r["model"] == model) | {"test": 0.9, "std": 0.01, "val": 0.99}
+    return copy.deepcopy(found) | {"cases": [copy.deepcopy(case) | {"rows": [row], "commit": "fff"} | changes]}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_models_take_their_places_in_stored_cases(found: Entry, folder: Path, tmp_path: Path) -> None:
+    page, part = tmp_path / "page.md", tmp_path / "part.json"
+    store([folder], page)
+    part.write_text(dumps(part_of(found, "gated")))
+    store([part], page, update=True)
+    after = read_leaderboard(tmp_path / "results" / "leaderboard.json")
+    assert [p.name for p in (tmp_path / "results").glob("*.json")] == ["leaderboard.json"]
+    for case, before in zip(after["cases"], found["cases"], strict=True):
+        if not case["whole"]:
+            assert case == before
+            continue
+        assert [r for r in case["rows"] if r["model"] != "gated"] == [
+            r for r in before["rows"] if r["model"] != "gated"
+        ]
+        assert case["rows"][0]["model"] == "gated" and case["rows"][0]["test"] == 0.9
+        assert case["commit"] == ", ".join(sorted({"fff", before["commit"]}))
+        other = max(r["test"] for r in case["rows"] if not r["ours"] and r["reads"] == "weights")
+        assert case["margins"]["weights"]["margin"] == pytest.approx(0.9 - other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"train": 3}, "train 3 for"), ({"budget_s": 7.0}, "budget_s 7.0 for"), ({"name": "new"}, "has a case 'new'")],
+)
+def test_models_of_another_case_are_refused(
+    found: Entry, folder: Path, tmp_path: Path, changes: dict, message: str, undrawn: None
+) -> None:
+    page, part = tmp_path / "page.md", tmp_path / "part.json"
+    store([folder], page)
+    before = (tmp_path / "results" / "leaderboard.json").read_bytes()
+    part.write_text(dumps(part_of(found, "gated", **changes)))
+    with pytest.raises(ExperimentError, match=message):
+        store([part], page, update=True)
+    assert (tmp_path / "results" / "leaderboard.json").read_bytes() == before
+
+
+def test_a_comparison_of_an_ablation_alone_has_a_page(found: Entry, tmp_path: Path) -> None:
+    case = next(c for c in found["cases"] if c["whole"])
+    alone = [r for r in case["rows"] if r["ablates"]]
+    assert [r["model"] for r in alone] == ["forward_only"]
+    part = copy.deepcopy(found) | {"cases": [case | {"rows": alone, "margins": {}, "distance": None}]}
+    page, _ = write_pages({"part": part}, tmp_path / "page.md")
+    assert "forward_only" in page.read_text()

@@ -1,0 +1,60 @@
+"""Settings in the repository are what the tables of searches say, and what stored comparisons were trained with."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+SEARCHES = sorted((RESULTS / "search").glob("*.json"))
+
+
+def bold(page: str) -> dict[tuple[str, str], tuple[str, float]]:
+    """(case, model) -> the setting in bold and its score."""
+    found, case, head = {}, "", []
+    for line in page.splitlines():
+        if line.startswith("## "):
+            case = line[3:]
+        elif case and line.startswith("| "):
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            if cells[0] == "model":
+                head = cells
+                continue
+            (at,) = (k for k, cell in enumerate(cells) if cell.startswith("**"))
+            found[case, cells[0]] = head[at], float(cells[at].strip("*"))
+    return found
+
+
+def test_there_are_two() -> None:
+    assert [path.stem for path in SEARCHES] == ["given_search", "own_search"]
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+def test_a_table_says_what_was_chosen(path: Path) -> None:
+    stored = json.loads(path.read_text())
+    said = bold((RESULTS / f"{path.stem}.md").read_text())
+    chosen = {(case, model): row for case, models in stored["chosen"].items() for model, row in models.items()}
+    assert chosen.keys() == said.keys()
+    for key, row in chosen.items():
+        assert (row["setting"], row["val"]) == said[key], key
+        assert row["words"] == stored["settings"][row["setting"]]
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+def test_stored_comparisons_were_trained_with_it(path: Path) -> None:
+    stored, checked = json.loads(path.read_text()), 0
+    for result in sorted(RESULTS.glob("*.json")):
+        board = json.loads(result.read_text())
+        if board["search"] is None or board["search"]["command"] != stored["command"]:
+            continue
+        for case in board["cases"]:
+            name = re.sub(r"^(long|curve|large)-|-\d+$", "", case["name"])
+            chosen = stored["chosen"].get(name) or stored["chosen"].get(f"own-{name}", {})
+            for row in case["rows"]:
+                if row["model"] in chosen and row["setting"] != "as configured":
+                    assert row["setting"] == chosen[row["model"]]["setting"], (result.stem, case["name"], row["model"])
+                    checked += 1
+    assert checked > 20
