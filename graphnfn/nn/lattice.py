@@ -101,6 +101,8 @@ def moved(picture: Tensor, jitter: float) -> Tensor:
 class LatticeReader(nn.Module):
     """A CNN on values at lattice points: two convolutions with maximum pooling, two dense layers; beside it moments.
 
+    Both see it in deviations of pictures of training networks, see :meth:`fit`; until then as it is.
+
     Moments are integrals of the picture against polynomials, see :func:`moments`. They enter linearly, since what is
     asked of a function is often an integral, such as its mean, which a CNN with maximum pooling has to approximate.
 
@@ -129,12 +131,33 @@ class LatticeReader(nn.Module):
             nn.Dropout(dropout), nn.Linear(entries, 4 * width), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(4 * width, out),
         )  # fmt: skip
+        self.register_buffer("center", torch.zeros(channels, 1))
+        self.register_buffer("scale", torch.ones(channels, 1))
         self.register_buffer("integrals", PACE[rank] * moments(rank), persistent=False)
         self.moments = nn.Linear(channels * DEGREES**rank, out, bias=False)
 
+    center: Tensor
+    scale: Tensor
     integrals: Tensor
 
+    def fit(self, pictures: Tensor) -> None:
+        """Take mean and deviation of every channel; a channel that does not vary keeps its scale.
+
+        Args:
+            pictures: ``[B, channels, side, ...]``.
+        """
+        deviation, mean = torch.std_mean(pictures.transpose(0, 1).flatten(1).double(), 1, correction=0, keepdim=True)
+        varies = deviation > 1e-12
+        self.center.copy_(mean)
+        self.scale.copy_(torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 1.0))
+
+    def standardized(self, picture: Tensor) -> Tensor:
+        """Values in deviations of those that :meth:`fit` saw."""
+        flat = picture.flatten(2)
+        return ((flat - self.center.to(flat)) * self.scale.to(flat)).view_as(picture)
+
     def forward(self, picture: Tensor) -> Tensor:
+        picture = self.standardized(picture)
         seen = self.moments((picture.flatten(2) @ self.integrals.T.to(picture.dtype)).flatten(1))
         return seen + self._convolved(picture)
 
@@ -156,7 +179,7 @@ class LatticeProbes(nn.Module):
     a grid over ``[-1, 1]^k`` for networks of k = 1, 2 or 3 inputs; other networks stay as they are. Outputs are no
     function of how the network is written down, so every symmetry of its weights holds.
 
-    Readers see f in deviations of that of training networks, which :meth:`fit` takes; until then as it is.
+    Readers see f in deviations of those of training networks, which :meth:`fit` takes; until then as it is.
 
     In training, every picture may be moved, ``f(u) -> f(clamp(s * u + t))`` per axis with s and t uniform in
     ``[1 - jitter, 1 + jitter]`` and ``[-jitter, jitter]``, linear between the points of the grid. That suits labels
@@ -185,9 +208,6 @@ class LatticeProbes(nn.Module):
         torch.Size([3, 1, 4])
     """
 
-    center: Tensor
-    scale: Tensor
-
     def __init__(self, width: int, sizes: Sizes, *, jitter: float = 0.0, dropout: float = 0.0) -> None:
         super().__init__()
         self.width, self.outputs, self.jitter = width, sizes.outputs, jitter
@@ -195,20 +215,14 @@ class LatticeProbes(nn.Module):
         self.readers = nn.ModuleDict(
             {str(k): LatticeReader(k, channels, out, dropout=dropout) for k in sizes.coordinates}
         )
-        self.register_buffer("center", torch.zeros(channels, 1))
-        self.register_buffer("scale", torch.ones(channels, 1))
 
     def fit(self, canonical: Sequence[Stack]) -> None:
-        """Take mean and deviation of each output of coordinate networks over points and networks; 0 stays 0."""
-        stacks = [stack for stack in canonical if coordinates(stack.spec)]
-        if not stacks or not self.readers:
-            return
-        few = [self.picture(stack.take(slice(0, MOST_FITTED))).detach().flatten(2) for stack in stacks]
-        values = torch.cat([picture.transpose(0, 1).flatten(1) for picture in few], 1).double()
-        deviation, mean = torch.std_mean(values, 1, correction=0, keepdim=True)
-        varies = deviation > 1e-12
-        self.center.copy_(mean)
-        self.scale.copy_(torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 1.0))
+        """Let every reader take mean and deviation of pictures of training networks."""
+        for rank, reader in self.readers.items():
+            few = [stack.take(slice(0, MOST_FITTED)) for stack in canonical if coordinates(stack.spec) == int(rank)]
+            if few:
+                assert isinstance(reader, LatticeReader)
+                reader.fit(torch.cat([self.picture(stack).detach() for stack in few]))
 
     def forward(self, state: State, wiring: Wiring) -> State:
         if not self.readers:
@@ -234,10 +248,7 @@ class LatticeProbes(nn.Module):
 
     def _seen(self, stack: Stack) -> Tensor:
         picture = self.picture(stack)
-        if self.training and self.jitter:
-            picture = moved(picture, self.jitter)
-        flat = picture.flatten(2)
-        return ((flat - self.center.to(flat)) * self.scale.to(flat)).view_as(picture)
+        return moved(picture, self.jitter) if self.training and self.jitter else picture
 
     def picture(self, stack: Stack) -> Tensor:
         """``[B, outputs, side, ...]``, what coordinate networks are read from."""

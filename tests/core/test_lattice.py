@@ -108,24 +108,23 @@ def test_moved_pictures_are_those_at_moved_points(rank: int, monkeypatch: pytest
         torch.testing.assert_close(seen[k].flatten(1), values(there), rtol=0, atol=1e-6)
 
 
-def test_readers_see_deviations_of_training_networks() -> None:
-    spec = RANKS[3]
-    graph = testing.random_graph(spec, networks=40)
-    layer = LatticeProbes(4, Sizes.of([spec])).double()
-    stack = graph.stacks()[0]
-    assert torch.equal(layer._seen(stack), layer.picture(stack))
-    layer.fit([stack, testing.random_graph(OTHERS[0]).stacks()[0]])
-    seen = layer._seen(stack).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(seen.mean(1), torch.zeros(3).double(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(seen.std(1, correction=0), torch.ones(3).double(), atol=1e-5, rtol=0)
-
-
-def test_outputs_that_do_not_vary_stay_finite() -> None:
-    spec = RANKS[2]
-    stack = testing.random_graph(spec, networks=5).stacks()[0].apply(torch.zeros_like)
-    layer = LatticeProbes(4, Sizes.of([spec])).double()
-    layer.fit([stack])
-    assert not layer._seen(stack).any()
+@pytest.mark.parametrize("rank", RANKS)
+def test_readers_see_deviations_of_training_networks(rank: int) -> None:
+    """Networks of each number of coordinates those of their own kind."""
+    stacks = {k: testing.random_graph(spec, networks=40).stacks()[0] for k, spec in RANKS.items()}
+    layer = LatticeProbes(4, Sizes.of([*RANKS.values(), *OTHERS])).double()
+    reader, picture = layer.readers[str(rank)], layer.picture(stacks[rank])
+    assert isinstance(reader, LatticeReader) and torch.equal(reader.standardized(picture), picture)
+    layer.fit([*stacks.values(), testing.random_graph(OTHERS[0]).stacks()[0]])
+    outputs = RANKS[rank].groups[-1].size
+    seen = reader.standardized(picture).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(seen[:outputs].mean(1), torch.zeros(outputs).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(seen[:outputs].std(1, correction=0), torch.ones(outputs).double(), atol=1e-9, rtol=0)
+    assert not seen[outputs:].any(), "outputs that a network lacks stay 0"
+    values = layer(start(RANKS[rank], 40), BlockWiring(stacks[rank])).even[-1]
+    reader.fit(torch.zeros_like(picture))  # nothing varies: as they are but for the mean of 0
+    assert torch.equal(reader.standardized(picture), picture)
+    assert not torch.allclose(layer(start(RANKS[rank], 40), BlockWiring(stacks[rank])).even[-1], values)
 
 
 def test_all_parameters_learn() -> None:
