@@ -125,7 +125,7 @@ def figure(rows: list[Row], trained_at: int) -> str:
     colours = palette([{"ours": r["ours"], "model": name} for name, r in about.items()])
     kinds = [kind for kind in READS if any(r["reads"] == kind for r in rows)]
     with rc_context(STYLE):
-        drawn = Figure(figsize=(5.6 * len(kinds), 4.2), layout="constrained")
+        drawn = Figure(figsize=(5.6 * len(kinds), 5.0), layout="constrained")
         panels = drawn.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
         for axes, kind in zip(panels, kinds, strict=True):
             for name in (n for n in names if about[n]["reads"] == kind):
@@ -141,6 +141,6 @@ def figure(rows: list[Row], trained_at: int) -> str:
             axes.axvline(trained_at, color="#7b8794", lw=0.8, ls=":")
             axes.set_title(READS[kind])
             axes.set_xlabel("hidden width of the test networks")
-            axes.legend(fontsize=7.5, frameon=False)
+            axes.legend(fontsize=7.5, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
         panels[0].set_ylabel(f"test {TITLES[measure]}")
         return svg(drawn)
