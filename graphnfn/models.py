@@ -220,9 +220,8 @@ class GraphMetaNet(nn.Module):
             statistics = self.statistics.seen(canonical) if self.statistics else None
         else:
             few = [canonical.take(slice(k, k + TOGETHER)) for k in range(0, max(1, stack.size), TOGETHER)]
-            picture = (
-                torch.cat([self._lattices[0].picture(s) for s in few]) if self._lattices else None
-            )  # of all layers
+            first = next(iter(self._lattices), None)  # all have the same pictures
+            picture = None if first is None else torch.cat([first.picture(s) for s in few])
             field = torch.cat([self.functionals.seen(s) for s in few]) if self.functionals else None
         return Prepared(canonical.spec, canonical.nodes, canonical.blocks, statistics, picture, field)
 

@@ -88,9 +88,8 @@ def moved(picture: Tensor, jitter: float) -> Tensor:
     """
     side, rank = picture.shape[2], picture.dim() - 2
     axis = torch.linspace(-1, 1, side, dtype=picture.dtype, device=picture.device)
-    size, place = (
-        2 * torch.rand(2, picture.shape[0], rank, 1, dtype=picture.dtype, device=picture.device) - 1
-    ) * jitter
+    drawn = torch.rand(2, picture.shape[0], rank, 1, dtype=picture.dtype, device=picture.device)
+    size, place = (2 * drawn - 1) * jitter
     at = (side - 1) / 2 * ((axis * (1 + size) + place).clamp(-1, 1) + 1)  # [B, rank, side], in steps of the lattice
     hats = (1 - (at[..., None] - torch.arange(side, dtype=at.dtype, device=at.device)).abs()).clamp(min=0)
     for a in range(rank):  # the last axis is replaced and becomes the first one

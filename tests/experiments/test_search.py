@@ -14,6 +14,7 @@ from experiments.board import document
 from experiments.cell import train
 from experiments.compare import compare
 from experiments.config import load
+from experiments.data import for_learning, open_zoo
 from experiments.document import Text
 from experiments.errors import ExperimentError
 from experiments.leaderboard import leaderboard
@@ -93,6 +94,14 @@ def test_the_score_is_that_of_training_on_the_same_networks(done: dict, tiny: li
     config = load([*plain, "model=gated", "trainer.learning_rate=0.01", "trainer.epochs=8", "seed=0"])
     *_, fitted = train(config, tmp_path)
     assert fitted.best_score == pytest.approx(picked["val"], abs=1e-6)
+
+
+def test_a_zoo_that_is_given_is_the_one_that_is_trained_on(tiny: list[str], tmp_path: Path) -> None:
+    config = load([*(w for w in words(tiny) if not w.startswith("search")), "model=statnn", "trainer.epochs=1"])
+    given = for_learning(open_zoo(config.zoo))
+    assert len(given) < len(open_zoo(config.zoo))
+    zoo, *_ = train(config, tmp_path, given)
+    assert zoo is given
 
 
 def test_every_model_gets_the_same_budget(done: dict, asked: list[str], tmp_path: Path) -> None:
