@@ -115,7 +115,7 @@ class LatticeReader(nn.Module):
     Shape: ``[B, channels, side, ...]`` to ``[B, out]``.
 
     Example:
-        >>> LatticeReader(2, 1, out=5)(torch.zeros(3, 1, 16, 16)).shape
+        >>> LatticeReader(2, 1, out=5)(torch.zeros(3, 1, 28, 28)).shape
         torch.Size([3, 5])
     """
 
