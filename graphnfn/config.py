@@ -30,9 +30,9 @@ class MetaNetConfig:
         jitter: of the lattice of probes in training, see :class:`graphnfn.nn.lattice.LatticeProbes`.
         dropout: share of its values that training leaves out in front of the dense layers that read a lattice.
         reference_width: hidden neurons per group for which predictions are learned, so that they carry over to other
-            widths: weights are read relative to their fan-in, sums over hidden neurons as means, and readouts as those
-            of so many neurons. Groups of that width are read as without it. It concerns layers other than
-            "synchronous" on MLPs and CNNs. None: sums as they are.
+            widths: weights and their statistics are read relative to the fan-in, sums over hidden neurons as means, and
+            readouts as those of so many neurons. Groups of that width are read as without it. It concerns layers other
+            than "synchronous" on MLPs and CNNs. None: sums as they are.
         statistics: whether the head "invariant" is also told how weights are spread, layer by layer, see
             :class:`~graphnfn.nn.statistics.WeightStatistics`; coordinate networks are left out. It helps most where
             training networks are few; call :meth:`GraphMetaNet.fit` before training.
