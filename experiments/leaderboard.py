@@ -131,10 +131,13 @@ def updated(case: Entry, part: Entry) -> Entry:
         part: the same case with some models, of a later commit.
 
     Raises:
-        ExperimentError: networks, seeds or budget are not the same.
+        ExperimentError: networks, seeds, budget or sizes of group elements are not the same.
     """
     same = ("name", "zoo", "task", "measure", "networks", "train", "val", "test", "seeds", "budget_s", "curve")
     other = [f"{key} {part[key]} for {case[key]}" for key in same if part[key] != case[key]]
+    here, there = (list(one["rows"][0]["decades"]) for one in (case, part))
+    if here != there:
+        other.append(f"decades {there} for {here}")
     if other:
         raise ExperimentError(
             f"case {case['name']!r} was another one: {', '.join(other)}; run it again with all models"

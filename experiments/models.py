@@ -28,7 +28,7 @@ def graph_meta_net(
     rounds: int,
     **settings: Any,
 ) -> nn.Module:
-    """Our model, one of its six kinds of layers; other settings are those of :class:`MetaNetConfig`."""
+    """Our model, with one of its kinds of layers; other settings are those of :class:`MetaNetConfig`."""
     config = MetaNetConfig(width=width, rounds=rounds, out=out, layer=layer, **settings)
     return GraphMetaNet(config, specs=specs)
 
@@ -42,7 +42,8 @@ def take_statistics(model: nn.Module, networks: Callable[[], NeuralGraph]) -> No
     """Set the statistics that a model takes once from its training networks, where it has such.
 
     Args:
-        model: any; only NFN's published normalisation and our models with units, statistics or functionals do.
+        model: any; only NFN's published normalisation and our models with units, statistics,
+            functionals or lattices do.
         networks: gives those of the training split; not called where no statistics are taken.
     """
     for module in model.modules():

@@ -236,7 +236,8 @@ class GraphMetaNet(nn.Module):
         return [layer for layer in self.modules() if isinstance(layer, LatticeProbes) and layer.readers]
 
     def fit(self, batches: Iterable[NeuralGraph]) -> None:
-        """Take from training networks what is taken once: units of blocks, statistics' and fields' mean and deviation.
+        """Take from training networks what is taken once: units of blocks, and mean and deviation of weight statistics,
+        fields and pictures.
 
         Raises:
             SpecError: the model was made without ``specs`` and has not met a batch.

@@ -82,6 +82,10 @@ def moved(picture: Tensor, jitter: float) -> Tensor:
     Along every axis ``v(u) -> v(clamp(s * u + t))`` with s and t uniform in ``[1 - jitter, 1 + jitter]`` and
     ``[-jitter, jitter]``, one pair per picture and axis.
 
+    Args:
+        picture: values at the points of :func:`lattice`.
+        jitter: largest relative change of size and place, in [0, 1).
+
     Example:
         >>> moved(torch.ones(2, 1, 8, 8), 0.1).mean().item()
         1.0

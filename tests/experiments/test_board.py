@@ -255,9 +255,10 @@ def test_pages_of_nothing_but_ours(found: Entry, tmp_path: Path) -> None:
 
 
 def part_of(found: Entry, model: str, **changes: object) -> Entry:
-    """A later run of the case of all networks with one model of better scores."""
+    """A later run of the case of all networks with one model of better scores; ``decades`` is changed in its row."""
     case = next(c for c in found["cases"] if c["whole"])
     row = next(r for r in case["rows"] if r["model"] == model) | {"test": 0.9, "std": 0.01, "val": 0.99}
+    row |= {key: changes.pop(key) for key in ("decades",) if key in changes}
     return copy.deepcopy(found) | {"cases": [copy.deepcopy(case) | {"rows": [row], "commit": "fff"} | changes]}
 
 
@@ -284,7 +285,12 @@ def test_models_take_their_places_in_stored_cases(found: Entry, folder: Path, tm
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"train": 3}, "train 3 for"), ({"budget_s": 7.0}, "budget_s 7.0 for"), ({"name": "new"}, "has a case 'new'")],
+    [
+        ({"train": 3}, "train 3 for"),
+        ({"budget_s": 7.0}, "budget_s 7.0 for"),
+        ({"name": "new"}, "has a case 'new'"),
+        ({"decades": {"9": 0.5}}, r"decades \['9'\] for"),
+    ],  # fmt: skip
 )
 def test_models_of_another_case_are_refused(
     found: Entry, folder: Path, tmp_path: Path, changes: dict, message: str, undrawn: None
