@@ -26,13 +26,12 @@ from graphnfn.nn.library import TYPES, library
 from graphnfn.stack import Stack
 
 
-def answers(stack: Stack, inputs: Tensor, *, per_network: bool = False) -> Tensor:
+def answers(stack: Stack, inputs: Tensor) -> Tensor:
     """Mean answers ``mean_s f(u_p)_(o, s)`` over positions, ``[B, outputs, P]``.
 
     Args:
         stack: networks.
-        inputs: ``[P, *input_shape]``, or ``[B, P, *input_shape]``.
-        per_network: whether every network has its own inputs.
+        inputs: ``[P, *input_shape]``.
 
     Example:
         >>> from graphnfn.chain import mlp_spec
@@ -40,10 +39,10 @@ def answers(stack: Stack, inputs: Tensor, *, per_network: bool = False) -> Tenso
         >>> answers(random_graph(mlp_spec([2, 8, 1], "sin"), networks=3).stacks()[0], torch.zeros(5, 2).double()).shape
         torch.Size([3, 1, 5])
     """
-    course = _course(stack, inputs, per_network)
+    course = _course(stack, inputs)
     if course is not None:
-        return _Answers.apply(course, False, per_network, inputs, stack.nodes, *stack.blocks)[0]  # type: ignore
-    return _mean_answers(stack, run(stack, inputs, per_network=per_network))
+        return _Answers.apply(course, False, inputs, stack.nodes, *stack.blocks)[0]  # type: ignore
+    return _mean_answers(stack, run(stack, inputs))
 
 
 def fields(stack: Stack, points: Tensor, outputs: int) -> Tensor:
@@ -51,10 +50,10 @@ def fields(stack: Stack, points: Tensor, outputs: int) -> Tensor:
 
     Args:
         stack: networks.
-        points: ``[P, coordinates]``, or ``[B, P, coordinates]``, where every network has its own.
+        points: ``[P, coordinates]``.
         outputs: at least those of the networks.
     """
-    found = answers(stack, points, per_network=points.dim() == 3)
+    found = answers(stack, points)
     missing = outputs - found.shape[1]
     return F.pad(found, (0, 0, 0, missing)) if missing else found
 
@@ -71,9 +70,9 @@ def activity(stack: Stack, inputs: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         ``[B, outputs, P]`` and ``[B, hidden, 2, P]``.
     """
-    course = _course(stack, inputs, per_network=False)
+    course = _course(stack, inputs)
     if course is not None:
-        return _Answers.apply(course, True, False, inputs, stack.nodes, *stack.blocks)  # type: ignore
+        return _Answers.apply(course, True, inputs, stack.nodes, *stack.blocks)  # type: ignore
     found: list[Tensor] = []
 
     def record(_: int, h: Tensor) -> Tensor:
@@ -92,19 +91,18 @@ def _mean_answers(stack: Stack, answer: Tensor) -> Tensor:
     return answer.reshape(*answer.shape[:2], stack.spec.groups[-1].size, -1).mean(-1).transpose(1, 2)
 
 
-def _course(stack: Stack, inputs: Tensor, per_network: bool) -> Course | None:
+def _course(stack: Stack, inputs: Tensor) -> Course | None:
     """How the compiled functions run a stack; None where they cannot."""
     like, weights = inputs, (stack.nodes, *stack.blocks)
-    first = 2 if per_network else 1
     if like.device.type != "cpu" or like.dtype not in TYPES or any(w.dtype != like.dtype for w in weights):
         return None
-    if any(w.requires_grad for w in weights) or (per_network and like.requires_grad):
+    if any(w.requires_grad for w in weights):
         return None
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not inputs.numel() or not stack.size:
         return None
-    if inputs.shape[first] != stack.spec.groups[0].size:
+    if inputs.shape[1] != stack.spec.groups[0].size:
         return None
-    course = course_of(stack.spec, tuple(inputs.shape[first + 1 :]))
+    course = course_of(stack.spec, tuple(inputs.shape[2:]))
     return None if course is None or course.plan.weights > LARGEST or library(like.dtype) is None else course
 
 
@@ -113,13 +111,13 @@ class _Answers(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, course: Course, hidden: bool, per_network: bool, inputs: Tensor, nodes: Tensor, *blocks: Tensor
+        ctx: Any, course: Course, hidden: bool, inputs: Tensor, nodes: Tensor, *blocks: Tensor
     ) -> tuple[Tensor, Tensor]:
-        samples, networks, vector = inputs.shape[int(per_network)], nodes.shape[0], 64 // inputs.element_size()
+        samples, networks, vector = len(inputs), len(nodes), 64 // inputs.element_size()
         lanes = -(-samples // vector) * vector
         answer = inputs.new_empty(networks, course.plan.sizes[-1], samples)
         seen = inputs.new_empty(networks, course.hidden if hidden else 0, 2, samples)
-        given = (_in_lanes(inputs, per_network, lanes), nodes.contiguous(), *(b.contiguous() for b in blocks))
+        given = (_in_lanes(inputs, lanes), nodes.contiguous(), *(b.contiguous() for b in blocks))
         _call("answers_forward", course, given, (seen, answer), (None, None), None)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*given, seen, answer)
@@ -133,15 +131,14 @@ class _Answers(torch.autograd.Function):
         grad = torch.zeros_like(given[0])
         grads = [None if g is None or not g.numel() else g.contiguous() for g in (of_seen, of_answer)]
         _call("answers_adjoint", ctx.course, given, (seen, answer), grads, grad)
-        turned = grad[0, ..., : answer.shape[2]].permute(2, 1, 0).reshape(ctx.shape)
-        return None, None, None, turned, *(None for _ in given[1:])
+        turned = grad[..., : answer.shape[2]].permute(2, 1, 0).reshape(ctx.shape)
+        return None, None, turned, *(None for _ in given[1:])
 
 
-def _in_lanes(inputs: Tensor, per_network: bool, lanes: int) -> Tensor:
-    """``[P, neurons, *positions]`` as ``[1, places, neurons, lanes]``; per network, with their number in front."""
-    flat = inputs if per_network else inputs[None]
-    turned = flat.reshape(*flat.shape[:3], -1).permute(0, 3, 2, 1)
-    return F.pad(turned, (0, lanes - turned.shape[3])).contiguous()
+def _in_lanes(inputs: Tensor, lanes: int) -> Tensor:
+    """``[P, neurons, *positions]`` as ``[places, neurons, lanes]``."""
+    turned = inputs.flatten(2).permute(2, 1, 0) if inputs.dim() > 2 else inputs.T[None]
+    return F.pad(turned, (0, lanes - len(inputs))).contiguous()
 
 
 def _call(
@@ -160,9 +157,8 @@ def _call(
     """
     inputs, nodes, *blocks = given
     plan, size, (networks, count, fields) = course.plan, inputs.element_size(), nodes.shape
-    samples, lanes, last = seen[1].shape[2], inputs.shape[3], len(course.places) - 1
-    apart = inputs[0].numel() if inputs.shape[0] > 1 else 0
-    rows = [last + 1, len(blocks), samples, lanes, apart, inputs.data_ptr(), _at(input_grad)]
+    samples, lanes, last = seen[1].shape[2], inputs.shape[2], len(course.places) - 1
+    rows = [last + 1, len(blocks), samples, lanes, inputs.data_ptr(), _at(input_grad)]
     assert plan.rows is not None
     for i, (n, role, act, *_) in enumerate(plan.rows):
         kept, grad = seen[role == 2], grads[role == 2]

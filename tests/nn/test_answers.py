@@ -96,7 +96,7 @@ def general(monkeypatch, function, *args, **kwargs):
 @pytest.mark.parametrize("name", KNOWN)
 def test_same_numbers_and_gradients_as_the_general_path(name, samples, monkeypatch):
     stack, inputs = problem(*KNOWN[name], samples)
-    assert module._course(stack, inputs, False) is not None
+    assert module._course(stack, inputs) is not None
     for found, expected in zip(results(stack, inputs), general(monkeypatch, results, stack, inputs), strict=True):
         assert found.shape == expected.shape
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
@@ -139,18 +139,6 @@ def test_the_comparison_sees_a_small_error(monkeypatch):
         assert torch.allclose(found[1], expected[1]) == (swapped == 5)
 
 
-@needs_compiler
-def test_inputs_of_every_networks_own(monkeypatch):
-    for name in ("siren", "plane"):
-        spec, rank = KNOWN[name]
-        stack, _ = problem(spec, rank)
-        inputs = torch.randn(3, 5, 2, *[7] * rank, dtype=torch.float64)
-        assert module._course(stack, inputs, True) is not None
-        found = answers(stack, inputs, per_network=True)
-        torch.testing.assert_close(found, general(monkeypatch, answers, stack, inputs, per_network=True))
-        torch.testing.assert_close(found[1], answers(stack.take(slice(1, 2)), inputs[1])[0])
-
-
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiler), False])
 def test_silent_channels_give_no_gradient(compiled, monkeypatch):
     stack, inputs = problem(*KNOWN["small cnn"])
@@ -177,12 +165,10 @@ def test_outputs_that_mix_neurons_are_left_to_the_general_path():
 def test_learned_weights_types_and_missing_compilers(monkeypatch):
     stack, inputs = problem(*KNOWN["siren"])
     learned = stack.apply(lambda t: t.clone().requires_grad_())
-    assert module._course(learned, inputs, False) is None
+    assert module._course(learned, inputs) is None
     assert all(g.any() for g in torch.autograd.grad(answers(learned, inputs).sum(), learned.blocks))
-    own = inputs[None].expand(3, -1, -1)
-    assert module._course(stack, own, True) is None  # inputs of their own are not learned
     monkeypatch.setattr(module, "LARGEST", 39)
-    assert module._course(stack, inputs, False) is None
+    assert module._course(stack, inputs) is None
     monkeypatch.undo()
     monkeypatch.setattr(module, "library", lambda _: None)
-    assert module._course(stack, inputs, False) is None
+    assert module._course(stack, inputs) is None

@@ -26,10 +26,9 @@ typedef struct {
     Entries ahead, back;
 } Way;
 
-/* followed in memory by the groups, then the ways; inputs are [places, neurons, lanes], the same for all networks where
- * input_stride is 0 */
+/* followed in memory by the groups, then the ways; inputs are [places, neurons, lanes], the same for all networks */
 typedef struct {
-    int64_t groups, ways, samples, lanes, input_stride;
+    int64_t groups, ways, samples, lanes;
     const REAL *inputs;
     REAL *input_grad;
 } Head;
@@ -178,7 +177,7 @@ static void ahead(const Run *r, int64_t b) {
             if (way->dst != i) continue;
             int64_t m = r->group[way->src].n;
             packed(way, g->n, m, b, scale * (REAL)way->factor, 0, r->pack);
-            const REAL *in = way->src ? r->states + r->at[way->src] : h->inputs + b * h->input_stride;
+            const REAL *in = way->src ? r->states + r->at[way->src] : h->inputs;
             convolve(&way->ahead, g->places, g->n, m, r->pack, in, x, d);
         }
         activated(g->act, count_of(g, d), x, z);
