@@ -5,7 +5,7 @@ They live here and not in the library, whose models have no switch that breaks w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from experiments.errors import ExperimentError
 from graphnfn.activations import Gauge
 from graphnfn.effective import effective
+from graphnfn.graph import NeuralGraph
 from graphnfn.models import GraphMetaNet, MetaNetConfig
 from graphnfn.nn.blocks import BlockWiring
 from graphnfn.nn.edges import EdgeWiring
@@ -110,6 +111,17 @@ class HiddenOnly(GraphMetaNet):
         self.head = _Part("hidden", self.config.width, self.config.out, sizes)
 
 
+class NoDeviations(GraphMetaNet):
+    """Pictures that coordinate networks make are read as they are, not in deviations of those of others: exact."""
+
+    def fit(self, batches: Iterable[NeuralGraph]) -> None:
+        super().fit(batches)
+        for layer in self._lattices:
+            for reader in layer.readers.children():
+                reader.get_buffer("center").zero_()
+                reader.get_buffer("scale").fill_(1)
+
+
 @dataclass(frozen=True)
 class Ablation:
     """A variant of our model.
@@ -133,8 +145,10 @@ ABLATIONS = {
     "hidden_only": Ablation(HiddenOnly, "output neurons in the head"),
     "fixed_probes": Ablation(FixedProbes, "training of the learned inputs"),
     "few_probes": Ablation(GraphMetaNet, "three quarters of the channels"),
+    "no_moves": Ablation(GraphMetaNet, "moves of pictures in training"),
+    "no_deviations": Ablation(NoDeviations, "deviations of pictures"),
 }
-"""By the name of the model's configuration; ``few_probes`` differs by its width only."""
+"""By the name of the model's configuration; ``few_probes`` differs by its width only, ``no_moves`` by its jitter."""
 
 
 def ablated(*, out: int, specs: Sequence[NetSpec], name: str, **settings: Any) -> nn.Module:

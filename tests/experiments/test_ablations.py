@@ -90,6 +90,15 @@ def test_heads_read_their_part_only(name: str, unread: str) -> None:
         assert still == (role == unread), role
 
 
+def test_pictures_are_read_as_they_are_without_deviations() -> None:
+    graph = random_graph(SYMMETRIES["sign"][1], networks=4)
+    for name, same in (("no_deviations", True), ("no_moves", False)):
+        model = perturbed(name, "probes", graph)
+        before = model(graph)
+        model.fit([graph])
+        assert torch.equal(model(graph), before) == same, name
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_configurations_name_what_they_ablate(name: str) -> None:
     config = load([f"model={name}"])
