@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,13 @@ WEIGHT_READING = (GatedSweep, PathSweep, SynchronousLayer)
 
 EDITORS = (EditHead, DescentHead)
 """Heads that change weights."""
+
+MANY = 8
+"""Architectures of few edges from which they are read at once, see :meth:`GraphMetaNet.forward`."""
+
+FEW_EDGES = 1500
+"""Edges of all networks of an architecture in a batch up to which these are few: matrices of them would cost more calls
+than sums. Where both take equally long on a CPU lies between 1,500 and 4,000, by layer and kernels."""
 
 TOGETHER = 256
 """Networks that are run at once where many are prepared: every neuron has a number per point of a lattice."""
@@ -110,6 +117,11 @@ class GraphMetaNet(nn.Module):
             self.head = EditHead(c.width, c.rank, sizes) if edit else DescentHead(c.width, c.points, sizes)
 
     def forward(self, data: Data) -> Tensor | NeuralGraph:
+        """Predictions ``[networks, out]``, or the edited networks.
+
+        Networks of one architecture are read as batches of matrices. Where a batch has :data:`MANY` architectures or
+        more of at most :data:`FEW_EDGES` edges, these are read at once as in :meth:`forward_on_edges`.
+        """
         return self._run(data, together=False)
 
     def forward_on_edges(self, data: Data) -> Tensor | NeuralGraph:
@@ -150,15 +162,24 @@ class GraphMetaNet(nn.Module):
         dtype = next(self.parameters()).dtype
         found = [self._seen(stack) for stack in stacks]  # scales in the precision of the weights
         canonical = [stack.apply(lambda t: t.to(dtype)) for _, stack in found]
-        wirings = self._wirings(canonical, together)
-        in_units = self._wirings([self.units(s) for s in canonical], together) if self.config.units else wirings
+        routes = [list(range(len(stacks)))] if together else _routes(canonical)
+        wirings = self._routed(canonical, routes, together)
+        in_units = self._routed([self.units(s) for s in canonical], routes, together) if self.config.units else wirings
         for wiring in (*wirings, *in_units):
             wiring.reference = self.config.reference_width
-        results = [self._answer(*pair) for pair in zip(wirings, in_units, strict=True)]
-        if isinstance(self.head, EDITORS):
-            changes = [c for w, r in zip(wirings, results, strict=True) for c in w.unbundle(*r)]
-            return [edited(s, scales, d) for s, (scales, _), d in zip(stacks, found, changes, strict=True)]
-        return list(torch.cat(results).split([stack.size for stack in stacks]))
+        results: dict[int, Any] = {}
+        for places, wiring, other in zip(routes, wirings, in_units, strict=True):
+            answer = self._answer(wiring, other)
+            edits = isinstance(self.head, EDITORS)
+            parts = wiring.unbundle(*answer) if edits else answer.split([stacks[i].size for i in places])
+            for i, part in zip(places, parts, strict=True):
+                results[i] = edited(stacks[i], found[i][0], part) if edits else part
+        return [results[i] for i in range(len(stacks))]
+
+    def _routed(self, stacks: list[Stack], routes: list[list[int]], together: bool) -> list[Wiring]:
+        """One wiring per route."""
+        chosen = [[stacks[i] for i in places] for places in routes]
+        return [w for few in chosen for w in self._wirings(few, together or len(few) > 1)]
 
     def _seen(self, stack: Stack) -> tuple[CanonicalScales, Stack]:
         if not isinstance(stack, Prepared):
@@ -262,3 +283,12 @@ class GraphMetaNet(nn.Module):
     def set_extra_state(self, state: Any) -> None:
         if state is not None and self.sizes is None:
             self.initialize(Sizes(*state))
+
+
+def _routes(stacks: Sequence[Stack]) -> list[list[int]]:
+    """Which stacks are read at once: those of few edges where they are many, each other one for itself."""
+    edges = [sum(block[..., 0].numel() for block in stack.blocks) for stack in stacks]
+    few = [i for i, count in enumerate(edges) if count <= FEW_EDGES]
+    if len(few) < MANY:
+        return [[i] for i in range(len(stacks))]
+    return [few, *([i] for i, count in enumerate(edges) if count > FEW_EDGES)]

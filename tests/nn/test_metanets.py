@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import graphnfn as gn
-from graphnfn import testing
+from graphnfn import models, testing
 from graphnfn.activations import TABLE, Activation
 from graphnfn.chain import ChainBuilder, mlp_spec, small_cnn_spec
 from graphnfn.errors import SpecError, SymmetryError
@@ -17,6 +17,12 @@ from graphnfn.spec import SpatialOp
 from graphnfn.symmetry.charge import ODD
 
 ELEMENTWISE = [name for name, rule in TABLE.items() if rule.elementwise]
+
+
+@pytest.fixture(autouse=True)
+def one_by_one(monkeypatch):
+    """Architectures are read one by one, however many a batch has: most tests are on that path."""
+    monkeypatch.setattr(models, "MANY", 100)
 
 
 def flat_cnn():
@@ -124,10 +130,48 @@ def test_edge_path_gives_the_same_gradients(layer):
         torch.testing.assert_close(grad, found[1][name], rtol=1e-7, atol=1e-9 * float(grad.abs().max()) + 1e-12)
 
 
+@pytest.mark.parametrize("many", [8, 100])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_batch_independent(layer):
+def test_batch_independent(layer, many, monkeypatch):
+    monkeypatch.setattr(models, "MANY", many)
     graphs = batch_of(mixed_specs()).to_data_list()
     testing.assert_batch_independent(model_for(gn.NeuralGraph.batch(graphs), layer), graphs)
+
+
+class Seen(models.EdgeWiring):
+    """Counts what it was made of."""
+
+    stacks_seen: list[int] = []
+
+    def __init__(self, stacks):
+        self.stacks_seen.append(len(stacks))
+        super().__init__(stacks)
+
+
+@pytest.mark.parametrize("head", ["invariant", "edit", "descent"])
+def test_many_architectures_of_few_edges_are_read_at_once(head, monkeypatch):
+    wide = [mlp_spec([2, 30, 30, 1], "relu"), mlp_spec([3, 40, 30, 2], "tanh")]  # more edges, two networks of each
+    specs = mixed_specs()
+    graph = batch_of([wide[0], *specs[:4], wide[1], *specs[4:]])
+    model = model_for(graph, "combined", head, rounds=2)
+    one_by_one = model(graph)
+    monkeypatch.setattr(models, "MANY", 9)
+    monkeypatch.setattr(models, "EdgeWiring", Seen)
+    monkeypatch.setattr(Seen, "stacks_seen", [])
+    at_once = model(graph)
+    assert Seen.stacks_seen == [9]
+    if head == "invariant":
+        torch.testing.assert_close(at_once, one_by_one, rtol=1e-10, atol=1e-12)
+    else:
+        torch.testing.assert_close(at_once.x, one_by_one.x, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(at_once.edge_attr, one_by_one.edge_attr, rtol=1e-9, atol=1e-9)
+    testing.assert_equivariant(model, graph, decades=6.0, half_turns=2)
+    for bound, most in ((10, 9), (9, 0)):  # too few architectures, or none of few edges
+        monkeypatch.setattr(models, "MANY", bound)
+        monkeypatch.setattr(models, "FEW_EDGES", 1500 if most else 1)
+        monkeypatch.setattr(Seen, "stacks_seen", [])
+        model(graph)
+        assert not Seen.stacks_seen
 
 
 @pytest.mark.parametrize("layer", LAYERS)
