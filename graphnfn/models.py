@@ -162,7 +162,7 @@ class GraphMetaNet(nn.Module):
         dtype = next(self.parameters()).dtype
         found = [self._seen(stack) for stack in stacks]  # scales in the precision of the weights
         canonical = [stack.apply(lambda t: t.to(dtype)) for _, stack in found]
-        routes = [list(range(len(stacks)))] if together else _routes(canonical)
+        routes = [list(range(len(stacks)))] if together else self._routes(canonical)
         wirings = self._routed(canonical, routes, together)
         in_units = self._routed([self.units(s) for s in canonical], routes, together) if self.config.units else wirings
         for wiring in (*wirings, *in_units):
@@ -188,10 +188,18 @@ class GraphMetaNet(nn.Module):
             raise SpecError("these networks were prepared for a model with head 'invariant': edit them as they were")
         return CanonicalScales((), ()), stack
 
-    # What the layers see of the weights, and how messages travel; ablations replace these two.
+    # What the layers see of the weights, and how messages travel; ablations and benchmarks replace these.
 
     def _canonical(self, stack: Stack) -> tuple[CanonicalScales, Stack]:
         return canonical_scales(stack)
+
+    def _routes(self, stacks: Sequence[Stack]) -> list[list[int]]:
+        """Which stacks are read at once: those of few edges where they are many, each other one for itself."""
+        edges = [sum(block[..., 0].numel() for block in stack.blocks) for stack in stacks]
+        few = [i for i, count in enumerate(edges) if count <= FEW_EDGES]
+        if len(few) < MANY:
+            return [[i] for i in range(len(stacks))]
+        return [few, *([i] for i, count in enumerate(edges) if count > FEW_EDGES)]
 
     def _wirings(self, stacks: list[Stack], together: bool) -> list[Wiring]:
         return [EdgeWiring(stacks)] if together else [BlockWiring(stack) for stack in stacks]
@@ -283,12 +291,3 @@ class GraphMetaNet(nn.Module):
     def set_extra_state(self, state: Any) -> None:
         if state is not None and self.sizes is None:
             self.initialize(Sizes(*state))
-
-
-def _routes(stacks: Sequence[Stack]) -> list[list[int]]:
-    """Which stacks are read at once: those of few edges where they are many, each other one for itself."""
-    edges = [sum(block[..., 0].numel() for block in stack.blocks) for stack in stacks]
-    few = [i for i, count in enumerate(edges) if count <= FEW_EDGES]
-    if len(few) < MANY:
-        return [[i] for i in range(len(stacks))]
-    return [few, *([i] for i, count in enumerate(edges) if count > FEW_EDGES)]

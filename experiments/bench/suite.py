@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments import provenance
-from experiments.bench import compiling, curves, generation, large, loading, roofline, scaling
+from experiments.bench import compiling, curves, generation, large, loading, mixed, roofline, scaling
 from experiments.bench.timing import PACE, Spread, one_thread
 from experiments.errors import ExperimentError
 
@@ -17,6 +17,7 @@ PARTS: Mapping[str, Callable[[], Any]] = {
     "models": curves.by_model,
     "batches": curves.by_batch,
     "widths": curves.by_width,
+    "mixed": mixed.mixed,
     "published": curves.against_published,
     "scaling": scaling.scaling,
     "loading": loading.loading,
@@ -25,7 +26,7 @@ PARTS: Mapping[str, Callable[[], Any]] = {
     "large": large.large,
 }
 
-BY_NAME = ("compile", "zoo")
+BY_NAME = ("compile", "mixed", "zoo")
 """Parts that run only where they are named."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.bench import generation, roofline, scaling
 from experiments.bench.curves import LARGEST_GIB
 from experiments.bench.large import LIMIT_GB
+from graphnfn.models import FEW_EDGES, MANY
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,19 @@ def _compile(rows: list[dict[str, Any]]) -> Table:
     return Table("torch.compile", text, (*head, "error of outputs", "of gradients", "graphs, breaks"), lines)
 
 
+def _mixed(rows: list[dict[str, Any]]) -> Table:
+    lines = [
+        [r["name"], str(r["architectures"]), *(spread(r[k]) for k in ("cpu_ms", "one by one", "at once"))] for r in rows
+    ]
+    text = (
+        f"Training steps of models of width 32 on {rows[0]['networks']} prepared CNNs of several architectures, those "
+        "of the zoo builder digits-wild, and how many times as long they take where these are read one by one, or all "
+        f"at once by edge_index. Models read at once {MANY} or more architectures of at most {FEW_EDGES:,} edges each."
+    )
+    head = ("model", "architectures", "CPU ms", "one by one", "at once")
+    return Table("Several architectures a batch", text, head, lines)
+
+
 def _zoo(rows: list[dict[str, Any]]) -> Table:
     head = ("network", "plain loop, per minute", "its setting", "builders, per minute", "times faster", "in CPU time")
     head += ("than the default Adam", "MFLOP a step", "GFLOP/s of a core", "CPU us a step", "arithmetic alone", "bound")
@@ -200,6 +214,6 @@ def _large(rows: list[dict[str, Any]]) -> Table:
 
 _TABLES: dict[str, Callable[[Any], Table]] = {
     "roofline": _roofline, "layers": _layers, "models": _models, "batches": _batches, "widths": _widths,
-    "published": _published, "scaling": _scaling, "loading": _loading, "compile": _compile,
+    "mixed": _mixed, "published": _published, "scaling": _scaling, "loading": _loading, "compile": _compile,
     "zoo": _zoo, "large": _large,
 }  # fmt: skip

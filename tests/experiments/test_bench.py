@@ -15,7 +15,19 @@ from typer.testing import CliRunner
 
 import baselines
 from baselines.errors import BaselineError
-from experiments.bench import compiling, curves, generation, large, loading, roofline, scaling, subjects, suite, timing
+from experiments.bench import (
+    compiling,
+    curves,
+    generation,
+    large,
+    loading,
+    mixed,
+    roofline,
+    scaling,
+    subjects,
+    suite,
+    timing,
+)
 from experiments.bench.page import html, markdown, write
 from experiments.bench.subjects import SHAPES, ours
 from experiments.bench.timing import Spread, Times, interleaved, peak_bytes
@@ -25,8 +37,9 @@ from experiments.zoos.fleet import unflatten
 from experiments.zoos.siren import siren_spec
 from graphnfn.functional import run
 from graphnfn.graph import NeuralGraph
-from graphnfn.models import LAYERS
+from graphnfn.models import LAYERS, GraphMetaNet, MetaNetConfig
 from graphnfn.symmetry.canonical import canonical_scales
+from graphnfn.testing import random_graph
 
 
 def test_rounds_are_interleaved() -> None:
@@ -165,6 +178,7 @@ def result() -> dict:
         ],
         "batches": curves.by_batch((1, 2), rounds=1),
         "widths": curves.by_width((4, 8), networks=2, rounds=1),
+        "mixed": mixed.mixed((1, 8), ["native", "gated"], networks=8, rounds=1),
         "published": curves.against_published(networks=2, rounds=1, only=["statnet", "dws_deepsets"]),
         "scaling": scaling.scaling((4, 8), width=4, rounds=1),
         "loading": loading.loading(networks=4, zoo_size=16, rounds=2),
@@ -205,6 +219,23 @@ def test_compiled_models_are_compared(result: dict) -> None:
     assert good["graphs"] > 0 and good["first_s"] > 0 and good["cpu"]["middle"] > 0
     assert good["output_error"] < 1e-5 and good["gradient_error"] < 1e-5  # dropout would make them large
     assert "no compiler here" in bad["error"] and "cpu" not in bad
+
+
+def test_architectures_are_read_in_three_ways(result: dict) -> None:
+    rows = result["mixed"]["found"]
+    assert [(r["name"], r["architectures"]) for r in rows] == [(n, k) for n in ("native", "gated") for k in (1, 8)]
+    assert all(r["one by one"]["middle"] > 0 and r["at once"]["middle"] > 0 for r in rows)
+    specs = [spec for spec, _ in zip(mixed.architectures(), range(9), strict=False)]
+    assert len(set(specs)) == 9
+    parts = [random_graph(spec, dtype=torch.float32) for spec in specs]
+    made = {}
+    for kind in (GraphMetaNet, mixed.OneByOne):
+        torch.manual_seed(0)
+        made[kind] = kind(MetaNetConfig(layer="gated", width=4), specs=specs)
+    stacks = NeuralGraph.batch(parts).stacks()
+    assert made[mixed.OneByOne]._routes(stacks) == [[i] for i in range(9)]
+    assert len(made[GraphMetaNet]._routes(stacks)) < 9
+    torch.testing.assert_close(*(model(NeuralGraph.batch(parts)) for model in made.values()))
 
 
 def test_tables_are_rectangular(result: dict) -> None:

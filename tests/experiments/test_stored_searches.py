@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,13 @@ def test_a_table_says_what_was_chosen(path: Path) -> None:
         assert row["words"] == stored["settings"][row["setting"]]
 
 
+def of_case(chosen: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """What plans take from a search: ``compare.settings_of``."""
+    name = re.sub(r"^(long-|curve-|large-)*f?mnist", "fmnist", re.sub(r"-\d+$", "", name)).replace("-mixed", "-relu")
+    (found,) = (models for case, models in chosen.items() if case.removeprefix("own-") == name.removeprefix("own-"))
+    return found
+
+
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_stored_comparisons_were_trained_with_it(path: Path) -> None:
     stored, checked = json.loads(path.read_text()), 0
@@ -51,8 +59,7 @@ def test_stored_comparisons_were_trained_with_it(path: Path) -> None:
         if board["search"] is None or board["search"]["command"] != stored["command"]:
             continue
         for case in board["cases"]:
-            name = re.sub(r"^(long|curve|large)-|-\d+$", "", case["name"])
-            chosen = stored["chosen"].get(name) or stored["chosen"].get(f"own-{name}", {})
+            chosen = of_case(stored["chosen"], case["name"])
             for row in case["rows"]:
                 if row["model"] in chosen and row["setting"] != "as configured":
                     assert row["setting"] == chosen[row["model"]]["setting"], (result.stem, case["name"], row["model"])
