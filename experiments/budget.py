@@ -44,7 +44,9 @@ def within_budget(
 
 def _seconds(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo) -> tuple[float, float]:
     """CPU time of a training step and of predictions for as many networks."""
-    rows = zoo.split("train")[: (STEPS + 1) * config.batch_size]
+    train = zoo.split("train")
+    mixed = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))  # neighbours share architectures
+    rows = train[mixed[: (STEPS + 1) * config.batch_size]]
     labels = task.labels(zoo, rows)
     before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)

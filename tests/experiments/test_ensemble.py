@@ -15,6 +15,7 @@ from experiments.ensemble import members_of
 from experiments.errors import ExperimentError
 from experiments.models import count_parameters
 from experiments.training import begun_with
+from graphnfn.zoo import Zoo
 
 FREE = "trainer.clip=1e9"
 """Clipping acts on the gradients of all members together."""
@@ -66,6 +67,19 @@ def test_a_budget_buys_epochs_before_members(tiny: list[str]) -> None:
     assert epochs == 4 and 1 < members <= 50
     assert bought(1e-6, 4) == bought(2, 4, spent=2.5) == (1, 1)
     assert within_budget(make(load(words).trainer), model, task, zoo).members == 50
+
+
+def test_timed_networks_are_as_mixed_as_those_of_training(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours in a zoo may share an architecture, and batches of one architecture take less time."""
+    config = load([*tiny, "model=native", "trainer.batch_size=4", "trainer.cpu_seconds=1"])
+    zoo, task, model = prepare(config)
+    read: list[torch.Tensor] = []
+    batch = Zoo.batch
+    monkeypatch.setattr(Zoo, "batch", lambda self, rows: read.append(torch.as_tensor(rows)) or batch(self, rows))
+    within_budget(make(config.trainer), model, task, zoo)
+    assert len(read) > 3 and all(set(rows.tolist()) <= set(zoo.split("train").tolist()) for rows in read)
+    places = {row: place for place, row in enumerate(zoo.split("train").tolist())}
+    assert all(max(places[r] for r in rows.tolist()) - min(places[r] for r in rows.tolist()) > 4 for rows in read)
 
 
 def test_a_resumed_run_has_the_epochs_and_members_that_it_began_with(tiny: list[str], tmp_path: Path) -> None:
