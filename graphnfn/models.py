@@ -59,8 +59,8 @@ MANY = 8
 """Architectures of few edges from which they are read at once, see :meth:`GraphMetaNet.forward`."""
 
 FEW_EDGES = 1500
-"""Edges of all networks of an architecture in a batch up to which these are few: matrices of them would cost more calls
-than sums. Where both take equally long on a CPU lies between 1,500 and 4,000, by layer and kernels."""
+"""Edges of all networks of an architecture in a batch up to which these are few. From 1,500 to 4,000 on, by layer and
+kernels, batches of matrices are faster on a CPU than sums over edges, see ``graphnfn bench mixed``."""
 
 TOGETHER = 256
 """Networks that are run at once where many are prepared: every neuron has a number per point of a lattice."""

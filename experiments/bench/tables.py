@@ -169,7 +169,8 @@ def _mixed(rows: list[dict[str, Any]]) -> Table:
     text = (
         f"Training steps of models of width 32 on {rows[0]['networks']} prepared CNNs of several architectures, those "
         "of the zoo builder digits-wild, and how many times as long they take where these are read one by one, or all "
-        f"at once by edge_index. Models read at once {MANY} or more architectures of at most {FEW_EDGES:,} edges each."
+        f"at once by edge_index. Models read at once {MANY} or more architectures of at most {FEW_EDGES:,} edges each. "
+        "Of fewer they do just what one by one does: ratios other than 1 there come from the order of the steps."
     )
     head = ("model", "architectures", "CPU ms", "one by one", "at once")
     return Table("Several architectures a batch", text, head, lines)
