@@ -39,6 +39,9 @@ class MetaNetConfig:
         functionals: whether to the predictions of head "invariant" a linear functional of the field is added that a
             network of 1 to 3 coordinates computes, see :class:`~graphnfn.nn.functionals.FieldFunctionals`, for labels
             such as means and moments; call :meth:`GraphMetaNet.fit` before training.
+        balanced: whether networks are read in the form in which what enters and what leaves a neuron is of one size,
+            see :func:`~graphnfn.symmetry.balanced.balanced_scales`, instead of with unit incoming norms, in which a
+            neuron that does hardly anything looks like any other.
         units: whether "gated", "paths" and "synchronous" layers read weights in units of their blocks, which
             :meth:`GraphMetaNet.fit` takes from a zoo; until then weights are read as they are.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping
@@ -60,6 +63,7 @@ class MetaNetConfig:
     reference_width: int | None = None
     statistics: bool = False
     functionals: bool = False
+    balanced: bool = False
     units: bool = False
     checkpoint: bool = False
 

@@ -35,6 +35,7 @@ from graphnfn.nn.wiring import Wiring
 from graphnfn.prepared import Prepared
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
+from graphnfn.symmetry.balanced import balanced_scales, relative_widths
 from graphnfn.symmetry.canonical import CanonicalScales, canonical_scales
 from graphnfn.traced_stack import TracedStack
 
@@ -191,7 +192,9 @@ class GraphMetaNet(nn.Module):
     # What the layers see of the weights, and how messages travel; ablations and benchmarks replace these.
 
     def _canonical(self, stack: Stack) -> tuple[CanonicalScales, Stack]:
-        return canonical_scales(stack)
+        if not self.config.balanced:
+            return canonical_scales(stack)
+        return balanced_scales(stack, relative_widths(stack.spec, self.config.reference_width))
 
     def _routes(self, stacks: Sequence[Stack]) -> list[list[int]]:
         """Which stacks are read at once: those of few edges where they are many, each other one for itself."""

@@ -12,16 +12,19 @@ from graphnfn.nn.parity import even_biases
 from graphnfn.nn.quantiles import QUANTILES, quantiles
 from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.prepared import Prepared
-from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
-from graphnfn.symmetry.balanced import balanced_form
+from graphnfn.symmetry.balanced import balanced_form, relative_widths
 
 MOMENTS = 2 + len(QUANTILES)
 """Mean, deviation and quantiles of one set of numbers."""
-SETS = ("sizes", "signed weights", "incoming norms", "outgoing norms", "biases")
+SETS = ("sizes", "signed weights", "incoming norms", "outgoing norms", "biases", "singular values")
 """Sets of numbers that a layer has."""
 SMALL = 256
 """Numbers of a set up to which sets are read together."""
+LARGEST_SIDE = 1024
+"""Neurons up to which the singular values of a layer are computed, whose cost grows as their cube."""
+SMALLEST = 1e-6
+"""Below it singular values are not told apart, nor is their gradient at 0 that of a root."""
 LARGEST = 5.0
 """Deviations beyond which a statistic is cut off, for networks unlike any in training."""
 
@@ -33,14 +36,16 @@ class WeightStatistics(nn.Module):
     a picture, of which the spread of weights tells little.
 
     Of every layer: mean, deviation and quantiles of ``|w_ij[t]|``, of ``w_ij[t]`` where no sign at either end is free
-    (else 0), of the norms of rows ``(sum_jt w_ij[t]^2)^(1/2)`` and columns, and of what of the biases is even.  They
+    (else 0), of the norms of rows ``(sum_jt w_ij[t]^2)^(1/2)`` and columns, of what of the biases is even, and of the
+    singular values of the matrix ``w_i,jt`` (of layers with up to :data:`LARGEST_SIDE` on its shorter side).  They
     forget the order of neurons, balanced weights have no scales left and sizes no signs, so predictions are invariant.
     Layers have a place by their distance from the inputs and one by that from the outputs.
 
     With a reference width, rho being the relative width of a hidden group and 1 at the ends, they are those of
     ``rho_src^(1/2) w``, balanced so that their mean squares do not depend on the width (see
     :func:`~graphnfn.symmetry.balanced.balanced_form`), and the norms are ``rho_src^(-1/2)`` (of rows) and
-    ``rho_dst^(-1/2)`` (of columns) times those of these weights.
+    ``rho_dst^(-1/2)`` (of columns) times those of these weights; singular values are theirs over the larger of
+    ``rho_src^(1/2)`` and ``rho_dst^(1/2)``, as those of a matrix of independent numbers grow.
 
     Statistics enter in deviations of those of training networks, which :meth:`fit` takes; until then as they are.
 
@@ -52,7 +57,9 @@ class WeightStatistics(nn.Module):
     Shape: list of (canonical) stacks to ``[networks, out]``.
 
     Source: the statistics of Unterthiner et al., "Predicting Neural Network Accuracy from Weights" (2020, arXiv
-    2002.11448), of weights in the form of :func:`~graphnfn.symmetry.balanced.balanced_form`.
+    2002.11448), of weights in the form of :func:`~graphnfn.symmetry.balanced.balanced_form`. That spectra of weights
+    tell how well a network does is from Martin, Peng, Mahoney, "Predicting trends in the quality of state-of-the-art
+    neural networks without access to training or testing data" (2021, arXiv 2002.06716).
 
     Example:
         >>> from graphnfn.chain import mlp_spec
@@ -97,18 +104,12 @@ class WeightStatistics(nn.Module):
         """The statistics of a canonical stack in balanced form; those of a prepared one are there already."""
         if isinstance(canonical, Prepared) and canonical.statistics is not None:
             return canonical.statistics
-        return self.features(balanced_form(canonical, self._relative(canonical.spec)))
-
-    def _relative(self, spec: NetSpec) -> list[float] | None:
-        """Per group its width relative to the reference."""
-        if self.reference is None:
-            return None
-        return [group.size / self.reference if group.role == "hidden" else 1.0 for group in spec.groups]
+        return self.features(balanced_form(canonical, relative_widths(canonical.spec, self.reference)))
 
     def features(self, stack: Stack) -> Tensor:
         """The statistics, ``[B, 2 depth sets moments]``; 0 for layers that a network lacks."""
         spec, found = stack.spec, stack.nodes.new_zeros(stack.size, 2, self.depth, len(SETS), MOMENTS)
-        relative = self._relative(spec) or [1.0] * len(spec.groups)
+        relative = relative_widths(spec, self.reference) or [1.0] * len(spec.groups)
         layers = [i for i in range(len(spec.groups)) if spec.incoming[i]]
         sets = {(i, s): v for i in layers for s, v in enumerate(_sets(stack, i, relative)) if v is not None}
         rows = _all_moments(list(sets.values()))
@@ -133,7 +134,25 @@ def _sets(stack: Stack, i: int, relative: Sequence[float]) -> tuple[Tensor | Non
     incoming, columns = torch.cat(rows, 1), torch.cat([torch.linalg.vector_norm(w, dim=(1, 3)) for w in blocks], 1)
     outgoing = _times(columns, relative[i] ** -0.5)
     bias = even_biases(facts[i].parts, stack.group(i)[..., :1])[..., 0]
-    return weights.abs(), None if free else weights, incoming, outgoing, bias
+    larger = [max(relative[i], relative[j]) ** -0.5 for j in sources]
+    spectrum = _singular_values([_times(w, factor) for w, factor in zip(blocks, larger, strict=True)])
+    return weights.abs(), None if free else weights, incoming, outgoing, bias, spectrum
+
+
+def _singular_values(blocks: Sequence[Tensor]) -> Tensor | None:
+    """Of the matrix ``[dst, sources * taps]`` of all blocks side by side, ``[B, shorter side]``; NaN where it is.
+
+    They are roots of eigenvalues in float64, which for many small matrices takes a fraction of the time of ``svdvals``.
+    """
+    rows = torch.cat([block.flatten(2) for block in blocks], 2).double()
+    rows = rows if rows.shape[1] <= rows.shape[2] else rows.transpose(1, 2)
+    if rows.shape[1] > LARGEST_SIDE:
+        return None
+    gram = rows @ rows.transpose(1, 2)
+    finite = gram.isfinite().all(2).all(1)[:, None]
+    values = torch.linalg.eigvalsh(torch.where(finite[..., None], gram, 0.0))
+    roots = (values.clamp_min(0) + SMALLEST**2).sqrt()
+    return torch.where(finite, roots, torch.nan).to(blocks[0].dtype)
 
 
 def _times(values: Tensor, factor: float) -> Tensor:

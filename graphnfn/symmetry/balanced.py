@@ -11,7 +11,7 @@ from torch import Tensor
 from graphnfn.activations import Gauge
 from graphnfn.errors import SpecError
 from graphnfn.graph import NeuralGraph
-from graphnfn.spec import NeuronGroup
+from graphnfn.spec import NetSpec, NeuronGroup
 from graphnfn.stack import Stack
 from graphnfn.symmetry.action import act
 from graphnfn.symmetry.canonical import CanonicalScales, canonical_scales, scaling_element
@@ -19,7 +19,7 @@ from graphnfn.symmetry.element import GroupElement
 from graphnfn.traced_stack import TracedStack
 
 
-def balanced_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
+def balanced_scales(stack: Stack, relative: Sequence[float] | None = None) -> tuple[CanonicalScales, Stack]:
     """The scales that balance what enters and what leaves every neuron, and the (effective) stack in that form.
 
     From unit incoming norms (:func:`~graphnfn.symmetry.canonical.canonical_scales`), which no positive scale changes,
@@ -31,9 +31,13 @@ def balanced_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
 
     Weight decay leads towards this form, in which the weights of a neuron tell how much it matters (Stock, Graham,
     Gribonval, Jegou, "Equi-normalization of Neural Networks", 2019, arXiv 1902.10416, section 3).
+
+    Args:
+        stack: any.
+        relative: as in :func:`balanced_form`.
     """
     scales, canonical = canonical_scales(stack)
-    factors = _factors(canonical)
+    factors = _factors(canonical, relative)
     if factors is None:
         return scales, canonical
     norms = tuple(c / torch.where(f > 0, f, 1.0).to(c.dtype) for c, f in zip(scales.norm, factors[0], strict=True))
@@ -52,6 +56,13 @@ def balanced_form(canonical: Stack, relative: Sequence[float] | None = None) -> 
     """
     factors = _factors(canonical, relative)
     return canonical if factors is None else _scaled(canonical, *factors)
+
+
+def relative_widths(spec: NetSpec, reference: int | None) -> list[float] | None:
+    """Per group its width relative to a hidden one of ``reference`` neurons, 1 at the ends; None without a number."""
+    if reference is None:
+        return None
+    return [group.size / reference if group.role == "hidden" else 1.0 for group in spec.groups]
 
 
 def balance(graph: NeuralGraph) -> tuple[NeuralGraph, GroupElement]:

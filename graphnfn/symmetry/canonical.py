@@ -19,7 +19,7 @@ from graphnfn.symmetry.element import GroupAction, GroupElement
 from graphnfn.symmetry.law_canonical import canonical_element
 from graphnfn.traced import TracedSpec
 
-NEGLIGIBLE = 1e-30
+NEGLIGIBLE = 1e-16
 """Share of a neuron's incoming norm below which another neuron does not matter to it, in any precision."""
 
 
@@ -51,12 +51,14 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
     (norm 0) get c = 1, and their outgoing w' are 0: that is the limit for c -> 0, it changes no function because
     sigma(0) = 0 wherever scales are a symmetry, and any other value would depend on the scale.  Neurons whose outgoing
     w' are all below :data:`NEGLIGIBLE` are read as dead, too, and their incoming w', b' are 0: weight decay leaves of
-    them subnormal numbers, whose few digits would not survive other scales.  Half precision is computed in float32.
+    them subnormal numbers, whose few digits would not survive other scales.  For the same reason all is computed in
+    float64: of small weights behind small norms a product in float32 may be 0 where it would not be under other scales.
+    Such scales are in float64, weights in float32 or, where they came so, in float64.
     """
     stack = effective(stack)
-    if stack.nodes.dtype in (torch.float16, torch.bfloat16):
-        stack = stack.apply(lambda t: t.float())
-    spec = stack.spec
+    spec, narrow = stack.spec, torch.promote_types(stack.nodes.dtype, torch.float32)
+    scaled = any(g & Gauge.POSITIVE for group in spec.groups for g in group.gauge)
+    stack = stack.apply(lambda t: t.to(_widest(t.device) if scaled else narrow))
     bias = stack.nodes[..., 0]
     blocks = list(stack.blocks)
     norms: list[Tensor] = []
@@ -70,10 +72,11 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
             if any(g & Gauge.POSITIVE for g in spec.groups[source].gauge):
                 blocks[b] = blocks[b] * (phis[source] * alive[source])[:, None, :, None]
         if any(g & Gauge.POSITIVE for g in group.gauge):
-            c, live = _row_norm([blocks[b].flatten(2) for b in spec.incoming[i]] + [here[..., None]])
+            parts = [blocks[b].flatten(2) for b in spec.incoming[i]] + [here[..., None]]
+            c, live = _row_norm(parts, torch.finfo(narrow).tiny)
             if not all(g & Gauge.POSITIVE for g in group.gauge):
-                scaled = _mask(group, Gauge.POSITIVE, c.device)
-                c, live = torch.where(scaled, c, 1.0), torch.where(scaled, live, 1.0)
+                some = _mask(group, Gauge.POSITIVE, c.device)
+                c, live = torch.where(some, c, 1.0), torch.where(some, live, 1.0)
             for b in spec.incoming[i]:
                 blocks[b] = blocks[b] / c[:, :, None, None]
             here = here / c
@@ -86,7 +89,12 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
         biases.append(here)
     _forget_unheard(spec, blocks, biases)
     nodes = torch.cat([torch.cat(biases, 1)[..., None], stack.nodes[..., 1:]], -1)
-    return CanonicalScales(tuple(norms), tuple(phis)), Stack(spec, nodes, tuple(blocks))
+    canonical = Stack(spec, nodes, tuple(blocks)).apply(lambda t: t.to(narrow))
+    return CanonicalScales(tuple(norms), tuple(phis)), canonical
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have nothing wider
 
 
 def _forget_unheard(spec: NetSpec, blocks: list[Tensor], biases: list[Tensor]) -> None:
@@ -104,14 +112,14 @@ def _forget_unheard(spec: NetSpec, blocks: list[Tensor], biases: list[Tensor]) -
         biases[i] = torch.where(heard, biases[i], 0.0)
 
 
-def _row_norm(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _row_norm(parts: list[Tensor], tiny: float) -> tuple[Tensor, Tensor]:
     """Norm of the concatenated parts over their last axis, free of overflow; 1 where all are zero.
 
-    The second tensor is 0 where all are zero and 1 elsewhere.  Subnormal numbers, which weight decay leaves of
-    dead neurons, count as zero: their reciprocals overflow.
+    The second tensor is 0 where all are zero and 1 elsewhere.  Numbers below ``tiny``, which weight decay leaves of
+    dead neurons, count as zero: in the precision of the weights their reciprocals overflow.
     """
     peak = torch.stack([p.detach().abs().amax(-1) for p in parts]).amax(0)
-    live = peak >= torch.finfo(peak.dtype).tiny
+    live = peak >= tiny
     safe = torch.where(live, peak, 1.0)
     squares = sum(((p / safe[..., None]) ** 2).sum(-1) for p in parts)
     norm = torch.where(live, safe * torch.sqrt(torch.where(live, squares, 1.0)), 1.0)

@@ -249,6 +249,19 @@ def test_lost_digits_of_subnormal_weights_are_not_read(
     testing.assert_same_function(NeuralGraph.from_stacks([form(graph.stacks()[0])[1]]), graph, rtol=1e-4)
 
 
+def test_what_decayed_layer_by_layer_keeps_its_digits_under_other_scales() -> None:
+    """A neuron of norm 1e-30 is 1e-13 of what a small one hears: their product, 1e-38, is at the end of float32."""
+    stack = testing.random_graph(mlp_spec([3, 4, 4, 2], "relu"), dtype=torch.float32).stacks()[0].apply(torch.clone)
+    stack.blocks[0][0, 2] *= 1e-30
+    stack.nodes[0, stack.spec.span("layers.0").start + 2] *= 1e-30
+    stack.blocks[1][0, 1] *= 1e-25
+    stack.blocks[1][0, 1, 2] *= 1e17
+    stack.nodes[0, stack.spec.span("layers.1").start + 1] *= 1e-25
+    stack.blocks[2][0, :, 1] *= 1e12
+    graph = NeuralGraph.from_stacks([stack])
+    assert largest_shift_of_the_form(graph, canonical_scales) < 1e-5
+
+
 @pytest.mark.parametrize("size", [(1e-37, 1e-3), (1e-37, 1.0)])
 def test_lost_digits_would_be_seen(size: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: where every neuron counts, the forms of equal functions differ."""

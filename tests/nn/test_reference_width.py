@@ -137,13 +137,15 @@ def test_masses_do_not_grow_with_the_width(reference: int | None) -> None:
 
 @pytest.mark.parametrize("reference", [16, None])
 def test_statistics_do_not_grow_with_the_width(reference: int | None) -> None:
-    """Mean sizes and norms of balanced weights, 16 times as wide; without a reference they do change."""
+    """Mean sizes, norms and singular values of balanced weights, 16 times as wide; without a reference they change."""
     found = []
     for width in (16, 256):
         stack = fan_in(width)
         statistics = WeightStatistics(1, Sizes.of([stack.spec]), reference)
         rows = statistics.seen(stack).view(20, 2, statistics.depth, len(SETS), MOMENTS)
-        found.append(rows[:, 0, :3, [SETS.index(n) for n in ("sizes", "incoming norms", "outgoing norms")], 0].mean(0))
+        means = rows[:, 0, :3, [SETS.index(n) for n in ("sizes", "incoming norms", "outgoing norms")], 0].mean(0)
+        spectrum = rows[:, 0, 1, SETS.index("singular values"), 0].mean()  # of a matrix that grows on both sides
+        found.append(torch.cat([means.flatten(), spectrum[None]]))
     ratio = found[1] / found[0]
     assert ((ratio - 1).abs() < 0.1).all() if reference else (ratio < 0.5).any() and (ratio > 2).any(), ratio
 

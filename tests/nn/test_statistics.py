@@ -112,6 +112,7 @@ def test_numbers_are_those_of_numpy() -> None:
     sets = {
         "sizes": abs(weight).ravel(), "incoming norms": np.linalg.norm(weight, axis=1),
         "outgoing norms": np.linalg.norm(weight, axis=0), "biases": abs(bias), "signed weights": np.zeros(1),
+        "singular values": np.linalg.svd(weight, compute_uv=False),
     }  # fmt: skip
     for end, place in ((0, 0), (1, 1)):  # the first layer from the inputs, the second from the outputs
         for name, values in sets.items():
