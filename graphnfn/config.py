@@ -41,7 +41,8 @@ class MetaNetConfig:
             such as means and moments; call :meth:`GraphMetaNet.fit` before training.
         balanced: whether networks are read in the form in which what enters and what leaves a neuron is of one size,
             see :func:`~graphnfn.symmetry.balanced.balanced_scales`, instead of with unit incoming norms, in which a
-            neuron that does hardly anything looks like any other.
+            neuron that does hardly anything looks like any other. Coordinate networks are left out: from balanced
+            weights their fields are harder to tell.
         units: whether "gated", "paths" and "synchronous" layers read weights in units of their blocks, which
             :meth:`GraphMetaNet.fit` takes from a zoo; until then weights are read as they are.
         checkpoint: whether to trade time for memory: the backward pass runs every layer once more instead of keeping

@@ -192,7 +192,7 @@ class GraphMetaNet(nn.Module):
     # What the layers see of the weights, and how messages travel; ablations and benchmarks replace these.
 
     def _canonical(self, stack: Stack) -> tuple[CanonicalScales, Stack]:
-        if not self.config.balanced:
+        if not self.config.balanced or coordinates(stack.spec):
             return canonical_scales(stack)
         return balanced_scales(stack, relative_widths(stack.spec, self.config.reference_width))
 

@@ -21,7 +21,7 @@ NAMES = sorted({p.name.removesuffix(".yaml") for p in FOLDER.iterdir() if p.is_f
 EDITORS = sorted(p.name.removesuffix(".yaml") for p in (FOLDER / "edit").iterdir())
 VARIANTS = ("ng_gnn_probes",)
 """Editors of baselines that run the networks, too."""
-WITHOUT = {"no_statistics", "no_functionals"}
+WITHOUT = {"no_statistics", "no_balance", "no_functionals"}
 """Ours with a part switched off by its own configuration."""
 ENCODED = {"nfn_hnp_siren"}
 """Baselines in the form of another of their presets."""
