@@ -46,12 +46,13 @@ def document(boards: Mapping[str, Entry], stored: str = "") -> list[Part]:
     """The page's parts.
 
     A case is shown once, from the first comparison that has it with a baseline; cases with fewer training networks are
-    shown as learning curves, models with a part taken out as ablations.
+    shown as learning curves where their comparison has several sizes, models with a part taken out as ablations.
     """
     shown: dict[str, Entry] = {}
     for board in boards.values():
         for case in board["cases"]:
-            if case["whole"] and any(not r["ours"] for r in case["rows"]):
+            alone = len(_sizes(board, case["curve"])) == 1
+            if (case["whole"] or alone) and any(not r["ours"] for r in case["rows"]):
                 shown.setdefault(case["name"], case)
     cases = list(shown.values()) or [c for b in boards.values() for c in b["cases"]]
     colours = figures.palette(r for b in boards.values() for c in b["cases"] for r in c["rows"] if not r["ablates"])
@@ -156,14 +157,19 @@ def _table(rows: Sequence[Entry], title: str, measure: str) -> Table:
     return Table(head, lines, frozenset(i for i, r in enumerate(rows) if r["ours"]))
 
 
+def _sizes(board: Entry, curve: str) -> set[int]:
+    """Numbers of training networks of a comparison's cases of one zoo and task."""
+    return {case["train"] for case in board["cases"] if case["curve"] == curve}
+
+
 def _curves(boards: Mapping[str, Entry], colours: figures.Colours) -> list[Part]:
     parts: list[Part] = []
     for name, board in boards.items():
         groups: dict[str, list[Entry]] = {}
         for case in board["cases"]:
             groups.setdefault(case["curve"], []).append(case)
-        for cases in groups.values():
-            if len({c["train"] for c in cases}) > 1:
+        for curve, cases in groups.items():
+            if len(_sizes(board, curve)) > 1:
                 last = max(cases, key=lambda c: c["train"])
                 caption = (
                     f"{TITLES[last['measure']]} of {last['task']} on {last['zoo']} ({last['name']}) over the number "

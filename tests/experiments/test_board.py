@@ -263,6 +263,13 @@ def part_of(found: Entry, model: str, **changes: object) -> Entry:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_smaller_training_set_alone_in_its_comparison_makes_a_section(found: Entry) -> None:
+    alone = copy.deepcopy(found) | {"cases": [copy.deepcopy(c) for c in found["cases"] if not c["whole"]]}
+    parts = document({"here": found, "long": alone})
+    assert [p.text for p in parts if isinstance(p, Heading) and p.text in ("scores", "few")] == ["scores", "few"]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_models_take_their_places_in_stored_cases(found: Entry, folder: Path, tmp_path: Path) -> None:
     page, part = tmp_path / "page.md", tmp_path / "part.json"
     store([folder], page)
