@@ -23,6 +23,7 @@ from graphnfn.stack import Stack
 from graphnfn.symmetry import act, balance, canonical_scales, canonical_signs, canonicalize, random_element
 from graphnfn.symmetry.balanced import balanced_scales
 from graphnfn.symmetry.canonical import CanonicalScales
+from graphnfn.symmetry.element import GroupAction, GroupElement
 
 Specs = Callable[..., st.SearchStrategy[NetSpec]]
 Form = Callable[[NeuralGraph], tuple[NeuralGraph, Any]]
@@ -249,17 +250,24 @@ def test_lost_digits_of_subnormal_weights_are_not_read(
     testing.assert_same_function(NeuralGraph.from_stacks([form(graph.stacks()[0])[1]]), graph, rtol=1e-4)
 
 
-def test_what_decayed_layer_by_layer_keeps_its_digits_under_other_scales() -> None:
-    """A neuron of norm 1e-30 is 1e-13 of what a small one hears: their product, 1e-38, is at the end of float32."""
-    stack = testing.random_graph(mlp_spec([3, 4, 4, 2], "relu"), dtype=torch.float32).stacks()[0].apply(torch.clone)
+def test_what_decayed_layer_by_layer_is_heard_under_other_scales() -> None:
+    """Of a neuron of norm 1e-30 a small one hears 1e-42, 1e-14 of its norm; scaled by 1e-5 that is 0 in float32."""
+    spec = mlp_spec([3, 4, 4, 2], "relu")
+    stack = testing.random_graph(spec, dtype=torch.float32).stacks()[0].apply(torch.clone)
     stack.blocks[0][0, 2] *= 1e-30
-    stack.nodes[0, stack.spec.span("layers.0").start + 2] *= 1e-30
-    stack.blocks[1][0, 1] *= 1e-25
-    stack.blocks[1][0, 1, 2] *= 1e17
-    stack.nodes[0, stack.spec.span("layers.1").start + 1] *= 1e-25
-    stack.blocks[2][0, :, 1] *= 1e12
+    stack.nodes[0, spec.span("layers.0").start + 2] *= 1e-30
+    stack.blocks[1][0, :, 2] = 0
+    stack.blocks[1][0, 1] *= 1e-28
+    stack.blocks[1][0, 1, 2] = 1e-12
+    stack.nodes[0, spec.span("layers.1").start + 1] *= 1e-28
+    stack.blocks[2][0, :, 1] *= 1e14
     graph = NeuralGraph.from_stacks([stack])
-    assert largest_shift_of_the_form(graph, canonical_scales) < 1e-5
+    plain = GroupAction.identity(4)
+    scale = torch.tensor([1.0, 1e-5, 1.0, 1.0], dtype=torch.float64)
+    element = GroupElement(spec, {"layers.1": GroupAction(plain.perm, scale, plain.sign, plain.half_turns)})
+    one, other = (canonical_scales(g.stacks()[0])[1].blocks[0][0, 2] for g in (graph, act(element, graph)))
+    assert float(one.abs().max()) > 0.1
+    torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("size", [(1e-37, 1e-3), (1e-37, 1.0)])
