@@ -140,7 +140,9 @@ def _sets(stack: Stack, i: int, relative: Sequence[float]) -> tuple[Tensor | Non
 
 
 def _singular_values(blocks: Sequence[Tensor]) -> Tensor | None:
-    """Of the matrix ``[dst, sources * taps]`` of all blocks side by side, ``[B, shorter side]``; NaN where it is.
+    """Of the matrix ``[dst, sources * taps]`` of all blocks side by side, ``[B, shorter side]``.
+
+    NaN where a matrix is not finite, so that a diverged network spoils no other; None above :data:`LARGEST_SIDE`.
 
     They are roots of eigenvalues in float64, which for many small matrices takes a fraction of the time of ``svdvals``.
     """

@@ -53,7 +53,8 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
     w' are all below :data:`NEGLIGIBLE` are read as dead, too, and their incoming w', b' are 0: weight decay leaves of
     them subnormal numbers, whose few digits would not survive other scales.  For the same reason all is computed in
     float64: of small weights behind small norms a product in float32 may be 0 where it would not be under other scales.
-    Such scales are in float64, weights in float32 or, where they came so, in float64.
+    Scales, where there are any, are returned in float64, weights in float32 or, where they came so, in float64.
+    A device without float64 computes in float32.
     """
     stack = effective(stack)
     spec, narrow = stack.spec, torch.promote_types(stack.nodes.dtype, torch.float32)
@@ -94,6 +95,7 @@ def canonical_scales(stack: Stack) -> tuple[CanonicalScales, Stack]:
 
 
 def _widest(device: torch.device) -> torch.dtype:
+    """The widest floating point type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have nothing wider
 
 

@@ -121,6 +121,25 @@ def test_numbers_are_those_of_numpy() -> None:
             assert got == pytest.approx(want, abs=1e-5), (end, name)
 
 
+def test_a_diverged_network_has_no_singular_values_and_spoils_no_other() -> None:
+    spec = mlp_spec([7, 6, 1], "tanh")
+    stack = testing.random_graph(spec, networks=3).stacks()[0].apply(torch.clone)
+    assert isinstance(stack, Stack)
+    module, place = WeightStatistics(4, Sizes.of([spec])), SETS.index("singular values")
+    before = module.features(stack).unflatten(1, (2, 2, len(SETS), MOMENTS))[:, 0, 0, place]
+    stack.blocks[0][1, 2, 3] = torch.nan
+    after = module.features(stack).unflatten(1, (2, 2, len(SETS), MOMENTS))[:, 0, 0, place]
+    assert after[1].isnan().all() and torch.equal(after[[0, 2]], before[[0, 2]])
+
+
+def test_singular_values_of_large_layers_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = mlp_spec([7, 6, 1], "tanh")
+    stack, place = testing.random_graph(spec, networks=2).stacks()[0], SETS.index("singular values")
+    monkeypatch.setattr("graphnfn.nn.statistics.LARGEST_SIDE", 5)  # shorter sides are 6 and 1
+    found = WeightStatistics(4, Sizes.of([spec])).features(stack).unflatten(1, (2, 2, len(SETS), MOMENTS))
+    assert (found[:, 0, 0, place] == 0).all() and (found[:, 0, 1, place, 0] > 0).all()
+
+
 def test_signs_that_are_not_free_are_read() -> None:
     graph = testing.random_graph(SPECS[1], networks=2)
     (stack,) = graph.stacks()
