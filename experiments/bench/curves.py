@@ -17,12 +17,15 @@ from graphnfn.nn.blocks import BlockWiring
 from graphnfn.nn.edges import EdgeWiring
 from graphnfn.nn.gated import GatedSweep
 from graphnfn.nn.native import NativeSweep
+from graphnfn.nn.paths import PathSweep
 from graphnfn.nn.state import State
 from graphnfn.nn.synchronous import SynchronousLayer
 from graphnfn.nn.taps import Sizes
 from graphnfn.symmetry.canonical import canonical_scales
 
-KINDS: Mapping[str, type[nn.Module]] = {"native": NativeSweep, "gated": GatedSweep, "synchronous": SynchronousLayer}
+KINDS: Mapping[str, type[nn.Module]] = {
+    "native": NativeSweep, "gated": GatedSweep, "paths": PathSweep, "synchronous": SynchronousLayer,
+}  # fmt: skip
 
 LARGEST_GIB = 4.0
 """Of one training step, in the comparison of models."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import baselines
 from baselines.errors import BaselineError
+from experiments import config
 from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.graph import NeuralGraph
 from graphnfn.models import LAYERS, GraphMetaNet, MetaNetConfig
@@ -44,23 +45,29 @@ SHAPES = {
 }
 
 
-READ_STATISTICS = ("gated", "paths", "complete")
-"""Layers whose configurations of the command line have statistics, of networks that take no coordinates."""
+CONFIGURED = ("gated", "paths", "complete")
+"""Models that the command line has with statistics of networks that take no coordinates, or on balanced weights."""
 
 
-def ours(layer: str, shape: Shape, *, width: int = 32, rounds: int = 1, statistics: bool = False) -> GraphMetaNet:
+def ours(layer: str, shape: Shape, *, width: int = 32, rounds: int = 1) -> GraphMetaNet:
     """One of our models, sized for a shape."""
-    settings: Any = {"layer": layer, "width": width, "rounds": rounds, "out": shape.out, "statistics": statistics}
+    settings: Any = {"layer": layer, "width": width, "rounds": rounds, "out": shape.out}
     torch.manual_seed(0)
     return GraphMetaNet(MetaNetConfig(**settings), specs=[shape.spec])
 
 
+def configured(name: str, shape: Shape) -> nn.Module:
+    """One of our models as ``model=NAME`` of the command line, sized for a shape."""
+    torch.manual_seed(0)
+    return config.make(config.load([f"model={name}"]).model.build, out=shape.out, specs=[shape.spec])
+
+
 def models(shape: Shape) -> dict[str, Make]:
-    """Our models and every baseline that reads chains of layers, each with its default settings."""
+    """Our models and every baseline that reads chains of layers, with default settings, and :data:`CONFIGURED`."""
     found: dict[str, Make] = {name: (lambda name=name: ours(name, shape)) for name in LAYERS}
     if not coordinates(shape.spec):
-        for name in READ_STATISTICS:
-            found[f"{name}, statistics"] = lambda name=name: ours(name, shape, statistics=True)
+        for name in CONFIGURED:
+            found[f"{name}, as configured"] = lambda name=name: configured(name, shape)
     for name in (n for n in baselines.names() if n not in baselines.adapter_names()):
         found[name] = lambda name=name: baselines.build(name, out=shape.out, specs=[shape.spec])
     try:

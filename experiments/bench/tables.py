@@ -79,7 +79,8 @@ def _layers(rows: list[dict[str, Any]]) -> Table:
 
 def _models(rows: list[dict[str, Any]]) -> Table:
     refused = sorted({f"{r['name']} ({r['shape']})" for r in rows if r.get("refused")})
-    text = f"Training steps (forward, loss, backward, AdamW) on {rows[0]['networks']} networks, default settings."
+    text = f"Training steps (forward, loss, backward, AdamW) on {rows[0]['networks']} networks, default settings;"
+    text += " models as configured have the settings of the command line. Networks are not prepared."
     text += f" Not built for these networks: {', '.join(refused)}." if refused else ""
     large = [f"{r['name']} ({r['shape']}): {r['too_large']:.0f} GiB" for r in rows if "too_large" in r]
     text += f" Left out, since a step would need more than {LARGEST_GIB:g} GiB: {', '.join(large)}." if large else ""

@@ -114,6 +114,14 @@ def test_models_that_do_not_read_a_shape_are_listed(monkeypatch: pytest.MonkeyPa
     assert not subjects.readable(SHAPES["siren"])[1]
 
 
+def test_models_as_configured_are_those_of_the_command_line() -> None:
+    found = subjects.models(SHAPES["small_cnn"])
+    gated, plain = found["gated, as configured"](), found["gated"]()
+    assert isinstance(gated, GraphMetaNet) and isinstance(plain, GraphMetaNet)
+    assert gated.config.statistics and gated.config.balanced and not plain.config.statistics
+    assert not [name for name in subjects.models(SHAPES["siren"]) if "configured" in name]
+
+
 def test_settings_for_sirens_are_not_built_for_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subjects, "models", lambda _: {"monomial_siren": lambda: nn.Linear(1, 1)})
     assert subjects.readable(SHAPES["small_cnn"]) == ({}, ["monomial_siren"])
