@@ -1,4 +1,4 @@
-"""StatNN as the NFN paper's code runs it: unscaled statistics, an MLP of width 1,000, a sigmoid.
+"""StatNN as the NFN paper's code runs it: unscaled statistics, an MLP of width 1,000.
 
 Zhou et al., "Permutation Equivariant Neural Functionals" (2023), arXiv 2302.14040, baseline StatNN.
 """
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
 from baselines.errors import BaselineError
 from baselines.foreign import Meta, load_strict, official_spec, refuse_rest, take_below
@@ -23,7 +24,9 @@ _VARIANCE = 1
 
 
 class StatNet(StatNN):
-    """:class:`StatNN` without standardisation, with a sigmoid behind it.
+    """:class:`StatNN` without standardisation; its output is before the sigmoid that the published code has.
+
+    Losses of fractions put a sigmoid behind what they get; with two of them predictions would all be above 1/2.
 
     Args:
         specs: architectures that it shall read.
@@ -31,7 +34,7 @@ class StatNet(StatNN):
         hidden: width of the two hidden layers.
         dropout: behind each hidden layer.
 
-    Shape: ``[networks, out]``, between 0 and 1.
+    Shape: ``[networks, out]``.
 
     Example:
         >>> from graphnfn.chain import mlp_spec
@@ -47,7 +50,22 @@ class StatNet(StatNN):
     def __init__(self, specs: Sequence[NetSpec], out: int, *, hidden: int = 1000, dropout: float = 0.0) -> None:
         super().__init__(specs, out, hidden=hidden, dropout=dropout)
         self.standardize = nn.Identity()
-        self.predict.append(nn.Sigmoid())
+
+
+class PublishedStatNet(StatNet):
+    """A :class:`StatNet` with the sigmoid: between 0 and 1.
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> from graphnfn.testing import random_graph
+        >>> graph = random_graph(mlp_spec([2, 4, 1], "relu"), networks=5, dtype=torch.float32)
+        >>> out = PublishedStatNet([graph.spec], out=3)(graph).detach()
+        >>> 0 <= float(out.min()) and float(out.max()) <= 1
+        True
+    """
+
+    def forward(self, data: Data) -> Tensor:
+        return torch.sigmoid(super().forward(data))
 
 
 def from_official(meta: Meta, state: Mapping[str, Tensor]) -> nn.Module:
@@ -64,7 +82,7 @@ def from_official(meta: Meta, state: Mapping[str, Tensor]) -> nn.Module:
         raise BaselineError(f"expected sigmoid=True, normalize=False as published; got {dict(settings)}")
     parts = by_number(take_below(state, "hypernetwork."))
     refuse_rest(state)
-    model = StatNet([spec], len(parts[-1]["bias"]), hidden=settings["h_size"]).to(parts[-1]["bias"].dtype)
+    model = PublishedStatNet([spec], len(parts[-1]["bias"]), hidden=settings["h_size"]).to(parts[-1]["bias"].dtype)
     linears = [m for m in model.predict if isinstance(m, nn.Linear)]
     if len(linears) != len(parts):
         raise BaselineError(f"expected weights of {len(linears)} linear layers; got {len(parts)}")

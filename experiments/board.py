@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments import board_figures as figures
-from experiments.board_parts import ablation_tables, curve_table, of_row, setting_table, signed
+from experiments.board_parts import ablation_tables, curve_table, epochs, of_row, setting_table, signed
 from experiments.document import Fold, Heading, Part, Picture, Table, Text, to_html, to_markdown
 from experiments.leaderboard import READS, REFERENCES, Entry
 from experiments.metrics import SMALLER, TITLES, written
@@ -22,7 +23,7 @@ def write_pages(boards: Mapping[str, Entry], page: Path, pictures: str = PICTURE
     Args:
         boards: what ``leaderboard.json`` of each comparison holds, by the comparison's name.
         page: the Markdown file.
-        pictures: folder of its pictures, seen from it; pictures there that are not of this page are removed.
+        pictures: folder of its pictures, seen from it; those that the page had before and has no longer are removed.
         stored: folder of the data ``NAME.json``, seen from it; empty where it is ``leaderboard.json`` beside it.
 
     Returns:
@@ -31,9 +32,9 @@ def write_pages(boards: Mapping[str, Entry], page: Path, pictures: str = PICTURE
     parts = document(boards, stored)
     found = [p for part in parts for p in ([part] if not isinstance(part, Fold) else part.parts)]
     drawn = {f"{p.name}.svg": p.svg for p in found if isinstance(p, Picture)}
-    for old in (page.parent / pictures).glob("*.svg"):
-        if old.name not in drawn:
-            old.unlink()
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    for old in set(re.findall(rf"\({re.escape(pictures)}/([^/)]+\.svg)\)", text)) - set(drawn):
+        (page.parent / pictures / old).unlink(missing_ok=True)
     for name, svg in drawn.items():
         write_text(page.parent / pictures / name, svg + "\n")
     html = page.with_suffix(".html")
@@ -151,9 +152,7 @@ def _table(rows: Sequence[Entry], title: str, measure: str) -> Table:
         if sizes:
             shift = r["shift"][sizes[-1]]
             cells.append("not finite" if shift is None else f"{shift:.0e}")
-        lines.append(
-            [*cells, f"{r['parameters']:,}", f"{r['epochs']:.0f}", f"{r.get('members', 1):.0f}", _seconds(r["cpu_s"])]
-        )
+        lines.append([*cells, f"{r['parameters']:,}", epochs(r), f"{r.get('members', 1):.0f}", _seconds(r["cpu_s"])])
     return Table(head, lines, frozenset(i for i, r in enumerate(rows) if r["ours"]))
 
 

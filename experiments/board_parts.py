@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.document import Heading, Part, Table, Text
 from experiments.leaderboard import READS, Entry
 from experiments.metrics import TITLES, goodness, written
 from experiments.tables import with_spread
+
+
+def epochs(row: Mapping[str, Any]) -> str:
+    """Passes over the training networks, the mean over seeds: with a decimal where they are few.
+
+    Example:
+        >>> [epochs({"epochs": e}) for e in (1.0, 1.66, 44.7)]
+        ['1', '1.7', '45']
+    """
+    return f"{row['epochs']:.{0 if row['epochs'] >= 10 else 1}f}".removesuffix(".0")
 
 
 def setting_table(case: Entry) -> Table:
@@ -17,7 +28,7 @@ def setting_table(case: Entry) -> Table:
         [
             r["model"], f"{r['learning_rate']:g}", f"{r['weight_decay']:g}",
             "searched" if r["setting"] else "as configured",
-            f"{r['epochs']:.0f}", written(case["measure"], r["val"]),
+            epochs(r), written(case["measure"], r["val"]),
         ]
         for r in case["rows"]
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -16,12 +17,16 @@ from graphnfn.zoo import Zoo
 
 STEPS = 5
 """Training steps that are timed."""
+FEW = 10
+"""Where fewer epochs fit, their number is rounded up and each is made shorter; of more, less than a tenth is lost."""
 
 
 def within_budget(
     config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo, *, spent: float = 0.0
 ) -> TrainerConfig:
     """The same training with as many epochs as ``config.cpu_seconds`` affords, and then members; one at least of each.
+
+    Of whole epochs up to all but one would not fit: where 1.9 do, there are two with 95 % of the batches.
 
     The model is as before afterwards, and so is the state of the random numbers.
 
@@ -37,9 +42,15 @@ def within_budget(
     left = max(0.0, config.cpu_seconds - spent)
     train, val = zoo.split("train"), zoo.split("val")
     step_s, look_s = _seconds(config, model, task, zoo)
-    epoch_s = len(train) / config.batch_size * step_s + len(val) / config.batch_size * look_s
-    epochs = max(1, min(config.epochs, int(left / epoch_s)))
-    return replace(config, epochs=epochs, members=max(1, min(config.members, int(left / epoch_s / epochs))))
+    learn_s, validate_s = len(train) / config.batch_size * step_s, len(val) / config.batch_size * look_s
+    afforded = left / (learn_s + validate_s)
+    if 1 < afforded < min(FEW, config.epochs):
+        epochs = math.ceil(afforded)
+        shortest = config.batch_size / len(train)  # a batch of each epoch at least
+        share = min(1.0, max(shortest, (left / epochs - validate_s) / learn_s))
+        return replace(config, epochs=epochs, members=1, share=share)
+    epochs = max(1, min(config.epochs, int(afforded)))
+    return replace(config, epochs=epochs, members=max(1, min(config.members, int(afforded / epochs))))
 
 
 def _seconds(config: TrainerConfig, model: nn.Module, task: Task, zoo: Zoo) -> tuple[float, float]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from experiments.data import for_learning, open_zoo, predict
 from experiments.editing import Edited, EditTask
 from experiments.ensemble import members_of, with_members
 from experiments.errors import ExperimentError
+from experiments.metrics import finite
 from experiments.models import count_parameters, prepared, take_statistics
 from experiments.tasks import Task
 from experiments.training import Fitted, begun_with, fit
@@ -120,7 +120,7 @@ def run(config: DictConfig, folder: Path) -> Cell:
         "ablates": config.model.get("ablates"),
         "zoo": config.zoo.name, "task": task.column,
         "seed": config.seed, "setting": config.setting, "measure": task.measures[0], "best_epoch": fitted.best_epoch,
-        "epochs": len(history.points), "members": len(members_of(model)), "batch_size": config.trainer.batch_size,
+        "epochs": fitted.epochs, "members": len(members_of(model)), "batch_size": config.trainer.batch_size,
         "learning_rate": config.trainer.learning_rate, "weight_decay": config.trainer.weight_decay,
         "val": fitted.best_score, "history": history.points, "budget_s": config.trainer.cpu_seconds,
         "parameters": count_parameters(model, zoo.batch(zoo.split("train")[:2])),
@@ -151,14 +151,14 @@ def evaluate(
     labels = task.labels(zoo, rows)
     model.eval()
     outputs = predict(model, zoo, rows, batch_size=CHUNK)
-    plain = task.predict(outputs)
+    plain = finite(task.predict(outputs))
     found = {f"test_{name}": value for name, value in task.measure(plain, labels).items()}
-    spread = float(outputs.std()) or 1.0
+    spread = float(finite(outputs).std()) or 1.0
     for size in decades:
         draws, shifts = [], []
         for draw in range(repeats):
             moved = predict(model, zoo, rows, change=_Mover(size, draw), batch_size=CHUNK)
-            draws.append(task.measure(_finite(task.predict(moved)), labels))
+            draws.append(task.measure(finite(task.predict(moved)), labels))
             shifts.append(_largest(moved - outputs) / spread)
         for name in task.measures:
             found[f"test_{name}_{size:g}dec"] = sum(d[name] for d in draws) / repeats
@@ -171,11 +171,6 @@ def evaluate(
 def _largest(difference: Tensor) -> float:
     """The largest absolute value; infinite where something is not finite."""
     return float(difference.abs().max()) if difference.isfinite().all() else math.inf
-
-
-def _finite(values: Tensor) -> Tensor:
-    """Overflow under large scales counts as an extreme, or for NaN as a useless, prediction."""
-    return torch.nan_to_num(values, nan=0.0, posinf=1e30, neginf=-1e30)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from experiments.data import open_zoo
 from experiments.metrics import written
 from experiments.plan import Case, cases, content
 from experiments.results import CellStore, write_results, write_text
-from experiments.runner import Options, Report, finish, title
+from experiments.runner import WORK, Options, Report, finish, title
 
 COSTS = "costs.json"
 
@@ -70,7 +70,7 @@ def compare(overrides: Sequence[str], folder: Path, report: Report) -> list[Comp
     code = provenance.commit()
     store = CellStore(folder / "cells")
     workers = plan[0].config.compare.workers
-    options = Options(workers=workers, folder=folder / "work", code=code, report=report, line=_line)
+    options = Options(workers=workers, folder=folder / WORK, code=code, report=report, line=_line)
     found = finish(words, contents, store, options)
     done = []
     for case in plan:

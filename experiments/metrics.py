@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 from sklearn.metrics import r2_score
 from torch import Tensor
@@ -35,6 +36,17 @@ def written(measure: str, value: float) -> str:
         ('0.812', '0.9992', '1.23e-03')
     """
     return f"{value:.2e}" if measure in SMALLER else f"{value:.{4 if measure == 'r2' else 3}f}"
+
+
+def finite(predictions: Tensor) -> Tensor:
+    """Predictions of which overflow counts as an extreme one, and NaN as a useless one.
+
+    Example:
+        >>> import torch
+        >>> finite(torch.tensor([1.0, float("nan")])).tolist()
+        [1.0, 0.0]
+    """
+    return torch.nan_to_num(predictions, nan=0.0, posinf=1e30, neginf=-1e30)
 
 
 def kendall_tau(prediction: Tensor, label: Tensor) -> float:

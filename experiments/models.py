@@ -12,6 +12,7 @@ from torch import nn
 import baselines
 from baselines.nfn.encodings import NormalizeEntries
 from baselines.weight_space import weight_space
+from experiments.render_then_classify import RenderThenClassify
 from graphnfn.config import Layer, MetaNetConfig
 from graphnfn.graph import NeuralGraph
 from graphnfn.models import GraphMetaNet
@@ -58,7 +59,7 @@ MOST_PREPARED = 2**27
 
 
 def prepared(model: nn.Module, zoo: Zoo) -> Zoo:
-    """The zoo with its networks as a model of ours reads them, made once instead of in every step.
+    """The zoo with its networks as a model of ours reads them, or with their pictures, made once for all steps.
 
     The same zoo where the model has nothing to prepare, or where the networks would take too much memory.
 
@@ -69,7 +70,9 @@ def prepared(model: nn.Module, zoo: Zoo) -> Zoo:
     counts = torch.bincount(zoo.spec_index, minlength=len(zoo.specs)).tolist()
     sizes = [sum(math.prod(shape) for shape in spec.params.values()) for spec in zoo.specs]
     numbers = sum(count * size for count, size in zip(counts, sizes, strict=True))
-    if not isinstance(model, GraphMetaNet) or model.config.head != "invariant" or numbers > MOST_PREPARED:
+    if not isinstance(model, (GraphMetaNet, RenderThenClassify)) or numbers > MOST_PREPARED:
+        return zoo
+    if isinstance(model, GraphMetaNet) and model.config.head != "invariant":
         return zoo
     with torch.no_grad():
         return zoo.with_networks(model.prepare(zoo.batch(slice(None))))

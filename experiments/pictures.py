@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from experiments.zoos.siren import pixel_grid as pixel_grid
 from graphnfn.functional import run
 from graphnfn.graph import NeuralGraph
+from graphnfn.stack import Stack
 
 
 def render(graph: NeuralGraph, grid: Tensor) -> Tensor:
@@ -36,10 +37,19 @@ def render(graph: NeuralGraph, grid: Tensor) -> Tensor:
         >>> render(graph, pixel_grid(7)).shape
         torch.Size([5, 3, 7, 7])
     """
+    return in_order(graph, [rendered(stack, grid) for stack in graph.stacks()])
+
+
+def rendered(stack: Stack, grid: Tensor) -> Tensor:
+    """The pictures of the networks of a stack, see :func:`render`."""
     side = round(len(grid) ** 0.5)
-    rows = torch.cat([run(stack, grid).transpose(1, 2) for stack in graph.stacks()])
-    order = torch.cat(graph.members()).argsort().to(rows.device)
-    return rows[order].unflatten(2, (side, side)) / 2 + 0.5
+    return run(stack, grid).transpose(1, 2).unflatten(2, (side, side)) / 2 + 0.5
+
+
+def in_order(graph: NeuralGraph, rows: Sequence[Tensor]) -> Tensor:
+    """What was found for each stack of a graph, ``[B, ...]`` each, in the order of its networks."""
+    found = torch.cat(list(rows))
+    return found[torch.cat(graph.members()).argsort().to(found.device)]
 
 
 def dilated(pictures: np.ndarray) -> np.ndarray:

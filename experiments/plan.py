@@ -14,8 +14,8 @@ from experiments.config import load, plain
 from experiments.errors import ExperimentError
 from experiments.settings import Setting, chosen_settings
 
-TAKEN = ("cells", "work")
-"""Folders of a comparison that are no case."""
+TAKEN = "cells"
+"""The folder of a comparison that is no case."""
 _NAME = re.compile(r"[\w-]*")
 
 Key = tuple[str, str, int]
@@ -71,10 +71,9 @@ def cases(overrides: Sequence[str]) -> list[Case]:
     whole = load(overrides)
     found = []
     for name, text in (whole.compare.cases or {"": ""}).items():
-        if name in TAKEN or not _NAME.fullmatch(str(name)):
+        if name == TAKEN or not _NAME.fullmatch(str(name)):
             raise ExperimentError(
-                f"got a case called {name!r}; a case names a folder of letters, digits, - and _ other than "
-                f"{' and '.join(TAKEN)}"
+                f"got a case called {name!r}; a case names a folder of letters, digits, - and _ other than {TAKEN}"
             )
         try:
             words = tuple(shlex.split(str(text)))

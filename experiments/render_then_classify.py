@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.errors import ExperimentError
-from experiments.pictures import pixel_grid, render
+from experiments.pictures import in_order, pixel_grid, rendered
 from graphnfn.graph import NeuralGraph
 from graphnfn.spec import NetSpec
+from graphnfn.stack import Stack
+from graphnfn.traced_stack import AnyStack, TracedStack
+
+TOGETHER = 256
+"""Networks that are rendered at once: memory is that of their pixels times their width."""
+
+
+@dataclass(frozen=True)
+class Rendered(Stack):
+    """A stack with the pictures of its networks, ``[B, colours, side, side]``."""
+
+    pictures: Tensor
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Rendered:
+        """The stack with a function applied to every tensor."""
+        blocks = tuple(function(b) for b in self.blocks)
+        return Rendered(self.spec, function(self.nodes), blocks, function(self.pictures))
 
 
 class RenderThenClassify(nn.Module):
@@ -75,13 +93,26 @@ class RenderThenClassify(nn.Module):
         )  # fmt: skip
 
     def forward(self, graph: NeuralGraph) -> Tensor:
-        with torch.no_grad():
-            pictures = render(graph, self.grid)
+        pictures = in_order(graph, [self._seen(stack) for stack in graph.stacks()])
         if self.training:
             down, right = torch.randint(5, (2,)).tolist()
             height, width = pictures.shape[2:]
             pictures = F.pad(pictures, (2, 2, 2, 2))[..., down : down + height, right : right + width]
         return self.predict(self.look(pictures))
+
+    def prepare(self, graph: NeuralGraph) -> NeuralGraph:
+        """The networks with their pictures, made once for networks that are looked at often."""
+        return graph.map_stacks(self._rendered)
+
+    def _rendered(self, stack: AnyStack) -> AnyStack:
+        if isinstance(stack, TracedStack):
+            return stack
+        parts = [self._seen(stack.take(slice(k, k + TOGETHER))) for k in range(0, stack.size, TOGETHER)]
+        return Rendered(stack.spec, stack.nodes, stack.blocks, torch.cat(parts))
+
+    @torch.no_grad()
+    def _seen(self, stack: Stack) -> Tensor:
+        return stack.pictures if isinstance(stack, Rendered) else rendered(stack, self.grid)
 
 
 def _stage(into: int, out: int) -> list[nn.Module]:

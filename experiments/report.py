@@ -52,7 +52,7 @@ def _opening(done: Comparison, zoo: Zoo) -> dict[str, str]:
     counts = f"networks: {first['train_networks']} to train, {len(zoo.split('val'))} to choose the epoch, "
     facts = [
         (f"{len(zoo):,}", f"{counts}{first['test_networks']} to test"),
-        (f"{len(summaries)} × {seeds}", f"models × seeds, all on one split, at most {epochs} epochs"),
+        (f"{len(summaries)} × {seeds}", f"models × seeds, all on one split, at most {epochs:.3g} epochs"),
         (_short(best.mean[f"test_{measure}"], measure), f"best test {TITLES[measure]}, by {best.name}"),
     ]
     for size, column in list(moved_columns(table).items())[-1:]:

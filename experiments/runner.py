@@ -23,6 +23,8 @@ Report = Callable[[str], None]
 """Takes one line of progress."""
 Work = Callable[[DictConfig, Path], Cell]
 """What a cell does with its configuration and a folder for checkpoints."""
+WORK = ".graphnfn-work"
+"""Folder of checkpoints in that of results, which is removed in the end: a name that nobody else gives."""
 K = TypeVar("K", bound=tuple[Any, ...])
 
 

@@ -27,7 +27,7 @@ from experiments.errors import DivergedError, ExperimentError
 from experiments.metrics import goodness, written
 from experiments.plan import Case, cases, content
 from experiments.results import CellStore, write_text
-from experiments.runner import Options, Report, finish
+from experiments.runner import WORK, Options, Report, finish
 from experiments.settings import setting_name
 
 SEARCH = "search.json"
@@ -65,7 +65,7 @@ def search(overrides: Sequence[str], folder: Path, report: Report) -> Row:
     code = provenance.commit()
     store = CellStore(folder / "trials")
     workers = config.compare.workers
-    options = Options(workers=workers, folder=folder / "work", code=code, report=report, line=_line, work=trial)
+    options = Options(workers=workers, folder=folder / WORK, code=code, report=report, line=_line, work=trial)
     found = finish(words, contents, store, options)
     trials = [{"case": k[0], "model": k[1], "setting": k[2]} | found[k].row for k in words]
     settings = {setting_name(text): text for text in config.search.settings}
@@ -104,11 +104,11 @@ def trial(config: DictConfig, folder: Path) -> Cell:
     row: Row = {"seed": config.seed, "measure": make(config.task).measures[0], "budget_s": config.trainer.cpu_seconds}
     try:
         _, _, _, fitted = train(config, folder, zoo, callbacks=(history,))
-        row |= {"val": fitted.best_score, "best_epoch": fitted.best_epoch}
+        row |= {"val": fitted.best_score, "best_epoch": fitted.best_epoch, "epochs": fitted.epochs}
     except DivergedError:
-        row |= {"val": None, "best_epoch": None}
+        row |= {"val": None, "best_epoch": None, "epochs": len(history.points)}
     shutil.rmtree(folder, ignore_errors=True)
-    row |= {"epochs": len(history.points), "train_networks": len(zoo.split("train"))}
+    row |= {"train_networks": len(zoo.split("train"))}
     row |= {"val_networks": len(zoo.split("val")), "wall_s": time.perf_counter() - wall}
     row |= {"cpu_s": time.process_time() - cpu}
     return Cell(row, pd.DataFrame(history.points, columns=["cpu_s", "val"]))

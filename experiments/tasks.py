@@ -237,12 +237,25 @@ class HyperTask:
         """The task that fits the column.
 
         Raises:
-            GraphNFNError: there is no such column, or it has missing values.
+            GraphNFNError: there is no such column, it has missing values, or the architecture tells it.
         """
+        if self.column in zoo.table and _told(zoo, self.column):
+            raise ExperimentError(
+                f"column {self.column!r} follows from the architecture, which every model reads: give another, or "
+                "networks of one architecture by zoo.where"
+            )
         if _words(zoo, self.column):
             return ClassTask(self.column).on(zoo)
         positive = bool((zoo.labels(self.column) > 0).all())
         return ValueTask(self.column, log=positive if self.log is None else self.log)
+
+
+def _told(zoo: Zoo, column: str) -> bool:
+    """Whether networks of one architecture have the same entry, all of them, and there are several architectures."""
+    known: dict[int, set[object]] = {}
+    for spec, value in zip(zoo.spec_index.tolist(), zoo.table[column].tolist(), strict=True):
+        known.setdefault(spec, set()).add(value)
+    return 1 < len(known) < len(zoo) and all(len(values) == 1 for values in known.values())
 
 
 def _words(zoo: Zoo, column: str) -> list[str]:

@@ -47,6 +47,7 @@ class TrainerConfig:
         cpu_seconds: only so many epochs as fit in it on this machine's processor, one at least, and with what is
             left only so many members; None trains them all. The numbers follow from timed steps, so they are not the
             same in every run.
+        share: of the batches of an epoch that are trained on, others in every epoch; a budget sets it.
 
     Raises:
         ExperimentError: a value is out of range.
@@ -61,6 +62,7 @@ class TrainerConfig:
     devices: int = 1
     members: int = 1
     cpu_seconds: float | None = None
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.devices < 1 or self.members < 1:
@@ -69,6 +71,8 @@ class TrainerConfig:
             )
         if self.cpu_seconds is not None and self.cpu_seconds <= 0:
             raise ExperimentError(f"got trainer.cpu_seconds={self.cpu_seconds:g}; expected more than 0, or null")
+        if not 0 < self.share <= 1:
+            raise ExperimentError(f"got share={self.share:g}; expected more than 0, and 1 at most")
         if self.epochs < 1 or self.batch_size < 1 or not 0 <= self.warmup < 1 or self.learning_rate < 0:
             raise ExperimentError(
                 f"got {self}; expected at least one epoch and one network per batch, warmup in [0, 1), no negative rate"
@@ -82,10 +86,12 @@ class Fitted:
     Args:
         best_epoch: the epoch whose weights the model has now.
         best_score: the first measure of the task on the validation networks there.
+        epochs: passes over the training networks; not a whole number where epochs were cut short.
     """
 
     best_epoch: int
     best_score: float
+    epochs: float
 
 
 class MetaNetModule(lightning.LightningModule):
@@ -199,7 +205,7 @@ def fit(
             max_epochs=config.epochs, gradient_clip_val=clip, callbacks=[*callbacks, best, last], logger=False,
             enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, accelerator="auto",
             devices=config.devices, strategy="ddp_fork_find_unused_parameters_true" if config.devices > 1 else "auto",
-            use_distributed_sampler=False,
+            use_distributed_sampler=False, limit_train_batches=config.share,
         )  # fmt: skip
         path = str(folder / LAST) if resume and (folder / LAST).is_file() else None
         trainer.fit(module, ckpt_path=path, weights_only=True)
@@ -208,7 +214,7 @@ def fit(
     model.eval().cpu()
     # From the disk: processes of their own leave no more than that.
     score = torch.load(folder / LAST, weights_only=True)["callbacks"][best.state_key]["best_model_score"]
-    return Fitted(int(state["epoch"]), float(score))
+    return Fitted(int(state["epoch"]), float(score), config.epochs * config.share)
 
 
 def begun_with(folder: Path) -> TrainerConfig | None:

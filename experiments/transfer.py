@@ -15,16 +15,15 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import provenance
-from experiments.budget import History
 from experiments.building import ensure_zoo
 from experiments.cell import CHUNK, Cell, train
 from experiments.config import load, plain
 from experiments.data import open_zoo, predict
 from experiments.errors import ExperimentError
-from experiments.metrics import written
+from experiments.metrics import finite, written
 from experiments.plan import content
 from experiments.results import CellStore
-from experiments.runner import Options, Report, finish
+from experiments.runner import WORK, Options, Report, finish
 from graphnfn.errors import GraphNFNError
 from graphnfn.zoo import Zoo
 
@@ -93,7 +92,7 @@ def transfer(overrides: Sequence[str], folder: Path, report: Report) -> dict[str
     words = {key: cell for seed in config.transfer.seeds for key, cell in _cells(plan, int(seed))}
     contents = {key: _content(load(cell)) for key, cell in words.items()}
     code = provenance.commit()
-    workers, work = config.transfer.workers, folder / "work"
+    workers, work = config.transfer.workers, folder / WORK
     options = Options(workers=workers, folder=work, code=code, report=report, line=_line, work=run)
     found = finish(words, contents, CellStore(folder / "cells"), options)
     rows = [{"case": k[0], "name": k[1], **found[k].row} for k in words]
@@ -130,8 +129,8 @@ def _line(cell: Cell) -> str:
 
 def run(config: DictConfig, folder: Path) -> Cell:
     """Train at one width and measure at all; a width that the model refuses to read has a reason and no measure."""
-    start, history = time.process_time(), History()
-    zoo, task, model, fitted = train(config, folder, callbacks=(history,))
+    start = time.process_time()
+    zoo, task, model, fitted = train(config, folder)
     cpu = time.process_time() - start
     shutil.rmtree(folder, ignore_errors=True)
     model.eval()
@@ -141,7 +140,7 @@ def run(config: DictConfig, folder: Path) -> Cell:
         rows = other.split("test")
         labels = task.labels(other, rows)
         try:
-            prediction = task.predict(predict(model, other, rows, batch_size=_at_once(other)))
+            prediction = finite(task.predict(predict(model, other, rows, batch_size=_at_once(other))))
         except GraphNFNError as error:
             widths[str(width)] = {"refused": " ".join(str(error).split())}
             continue
@@ -151,7 +150,7 @@ def run(config: DictConfig, folder: Path) -> Cell:
         tables.append(pd.DataFrame(columns).assign(width=int(width)))
     row = {
         "model": config.model.name, "ours": config.model.ours, "reads": config.model.reads, "task": task.column,
-        "seed": config.seed, "measure": task.measures[0], "val": fitted.best_score, "epochs": len(history.points),
+        "seed": config.seed, "measure": task.measures[0], "val": fitted.best_score, "epochs": fitted.epochs,
         "cpu_s": cpu, "parameters": sum(p.numel() for p in model.parameters()),
         "train_networks": len(zoo.split("train")), "widths": widths,
     }  # fmt: skip

@@ -20,11 +20,12 @@ from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.zoo.files import Rows, WeightFiles, as_run, read_description, write_folder
 from graphnfn.zoo.layouts import described_specs
+from graphnfn.zoo.splits import SPLITS as SPLITS
+from graphnfn.zoo.splits import fresh_split
 from graphnfn.zoo.table import ZooTable
 from graphnfn.zoo.weights import HeldWeights, ZooWeights, cut, named_tensors
 
 FORMAT, VERSION = "graphnfn-zoo", 1
-SPLITS = ("train", "val", "test")
 
 
 class Zoo:
@@ -155,18 +156,17 @@ class Zoo:
     def with_split(self, seed: int = 0, fractions: tuple[float, float, float] = (0.6, 0.15, 0.25)) -> Zoo:
         """The zoo with a fresh random column ``split`` (train, val, test) in memory; the folder stays as it is.
 
+        Rows that belong together (:data:`graphnfn.zoo.splits.TOGETHER`), such as networks of one image or checkpoints
+        of one training, come into the same split.
+
         Args:
             seed: of the shuffle.
-            fractions: of train, val and test; they sum to 1.
+            fractions: of train, val and test, of what is shuffled; they sum to 1.
 
         Raises:
             ZooError: the fractions do not sum to 1.
         """
-        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
-            raise ZooError(f"got fractions {fractions}; expected three for train, val and test that sum to 1")
-        ends = np.round(np.cumsum([0, *fractions]) * len(self)).astype(int)
-        names = np.repeat(SPLITS, np.diff(ends))
-        column = names[np.random.default_rng(seed).permutation(len(self))]
+        column = fresh_split(self.table, seed, fractions)
         zoo = Zoo(self._weights, self._table_source, self.about, self._rows)
         zoo.__dict__["table"] = self.table.assign(split=column)  # fills the cached property
         return zoo

@@ -10,8 +10,9 @@ import torch
 from baselines.errors import BaselineError
 from baselines.foreign import official_spec
 from baselines.official import load_official, official_classes
-from baselines.statnet import StatNet
+from baselines.statnet import PublishedStatNet, StatNet
 from baselines.weight_space import chain_form
+from experiments.tasks import FractionTask
 from graphnfn.chain import mlp_spec
 from graphnfn.testing import assert_batch_independent, assert_equivariant, equivariance_error, random_graph
 
@@ -50,6 +51,20 @@ def test_statnet_claims_permutations_only() -> None:
     assert_batch_independent(model, graph.to_data_list(), tol=1e-12)
     assert equivariance_error(model, graph, decades=2.0) > 1e-3
     assert StatNet.symmetry == {"permutation"}
+
+
+@torch.no_grad()
+def test_a_sigmoid_is_behind_the_published_statnet_only() -> None:
+    """A loss of fractions has its own: behind two of them all predictions are above 1/2."""
+    graph = random_graph(SPEC, networks=64, seed=2)
+    torch.manual_seed(0)
+    model, published = StatNet([SPEC], 1, hidden=8).double(), PublishedStatNet([SPEC], 1, hidden=8).double()
+    published.load_state_dict(model.state_dict())
+    out = model(graph) - model(graph).mean()
+    torch.testing.assert_close(published(graph), torch.sigmoid(model(graph)))
+    task = FractionTask("score")
+    assert float(task.predict(out).min()) < 0.5 < float(task.predict(out).max())
+    assert float(task.predict(published(graph)).min()) > 0.5
 
 
 def test_unknown_classes_are_refused() -> None:

@@ -118,8 +118,12 @@ def test_results_are_stored_and_make_the_same_page_again(found: Entry, folder: P
     assert [p.name for p in paths] == ["leaderboard.md", "leaderboard.html"]
     before = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert sorted(p.name for p in before if p.suffix == ".json") == ["leaderboard.json"]
-    (tmp_path / "docs" / "results" / "figures" / "old.svg").write_text("of an earlier page")
+    figures = tmp_path / "docs" / "results" / "figures"
+    page.write_text(page.read_text() + "\n![of an earlier page](results/figures/old.svg)\n")
+    for name in ("old.svg", "own.svg"):
+        (figures / name).write_text("<svg/>")
     store([], page)
+    (figures / "own.svg").unlink()  # of no page: it has to be there still
     assert before == {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 

@@ -18,7 +18,7 @@ from experiments.cost import measure_apart
 from experiments.errors import ExperimentError
 from experiments.report import write_report
 from experiments.results import CellStore, summarize
-from experiments.runner import run_cells
+from experiments.runner import WORK, run_cells
 from experiments.tables import comparison_table
 from graphnfn.errors import ZooError
 
@@ -55,6 +55,16 @@ def test_finished_cells_are_not_run_again(done: Comparison, tiny: list[str], fol
     (again,) = compare([*tiny, *WORDS], folder, lines.append)
     assert lines == ["4 of 4 cells are there already"]
     pd.testing.assert_frame_equal(again.table, done.table)
+
+
+def test_folders_of_others_are_left_alone(tiny: list[str], tmp_path: Path) -> None:
+    """Where results go into a folder that is in use."""
+    note = tmp_path / "work" / "note.txt"
+    note.parent.mkdir()
+    note.write_text("mine")
+    words = ["compare.models=[statnn]", "compare.seeds=[0]", "compare.workers=0", "trainer.epochs=1"]
+    compare([*tiny, *words], tmp_path, lambda _: None)
+    assert note.read_text() == "mine" and not (tmp_path / WORK).exists()
 
 
 def test_a_lost_cell_is_run_again_and_only_it(done: Comparison, tiny: list[str], folder: Path) -> None:

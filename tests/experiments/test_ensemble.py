@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from experiments.data import predict
 from experiments.ensemble import members_of
 from experiments.errors import ExperimentError
 from experiments.models import count_parameters
-from experiments.training import begun_with
+from experiments.training import MetaNetModule, begun_with
 from graphnfn.zoo import Zoo
 
 FREE = "trainer.clip=1e9"
@@ -67,6 +68,56 @@ def test_a_budget_buys_epochs_before_members(tiny: list[str]) -> None:
     assert epochs == 4 and 1 < members <= 50
     assert bought(1e-6, 4) == bought(2, 4, spent=2.5) == (1, 1)
     assert within_budget(make(load(words).trainer), model, task, zoo).members == 50
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "share", "members"),
+    [
+        (0.5, 1, 1.0, 1),
+        (1.0, 1, 1.0, 1),
+        (1.9, 2, 0.95, 1),
+        (3.25, 4, 0.8125, 1),
+        (9.99, 10, 0.999, 1),
+        (12.9, 12, 1.0, 1),
+        (85.0, 40, 1.0, 2),
+    ],
+)
+def test_a_budget_is_not_lost_to_whole_epochs(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, seconds: float, epochs: int, share: float, members: int
+) -> None:
+    """An epoch takes a second here; validation none."""
+    zoo, task, model = prepare(load([*tiny, "model=native"]))
+    monkeypatch.setattr("experiments.budget._seconds", lambda *_: (8 / 32, 0.0))
+    words = ["trainer.batch_size=8", "trainer.epochs=40", "trainer.members=3", f"trainer.cpu_seconds={seconds}"]
+    found = within_budget(make(load([*tiny, *words]).trainer), model, task, zoo)
+    assert (found.epochs, found.members) == (epochs, members) and found.share == pytest.approx(share)
+
+
+def test_what_validation_takes_is_part_of_every_epoch(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo, task, model = prepare(load([*tiny, "model=native"]))
+    monkeypatch.setattr("experiments.budget._seconds", lambda *_: (8 / 32, 0.5))
+    words = ["trainer.batch_size=8", "trainer.epochs=40", "trainer.cpu_seconds=2.5"]
+    found = within_budget(make(load([*tiny, *words]).trainer), model, task, zoo)
+    looking = len(zoo.split("val")) / 8 * 0.5
+    assert found.epochs == 2 and found.epochs * (found.share + looking) == pytest.approx(2.5)
+
+
+def test_short_epochs_have_other_networks_every_time(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load([*tiny, "model=statnn", "trainer.batch_size=8", "trainer.epochs=40", "trainer.cpu_seconds=1"])
+    recipe = replace(make(config.trainer), epochs=3, share=0.5)
+    monkeypatch.setattr("experiments.cell.within_budget", lambda *_, **__: recipe)
+    seen: list[list[int]] = []
+    step = MetaNetModule.training_step
+    monkeypatch.setattr(
+        MetaNetModule, "training_step", lambda self, b, i: seen.append(b[1].tolist()) or step(self, b, i)
+    )
+    row = run(config, tmp_path).row
+    assert row["epochs"] == 1.5 and len(row["history"]) == 3
+    assert len(seen) == 6 and all(len(labels) == 8 for labels in seen)
+    epochs = [{*seen[k], *seen[k + 1]} for k in (0, 2, 4)]
+    assert all(len(labels) == 16 for labels in epochs) and epochs[0] != epochs[1] != epochs[2]
 
 
 def test_timed_networks_are_as_mixed_as_those_of_training(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,9 @@ def test_numbers_of_a_real_zoo(column, shared: Path) -> None:
     assert isinstance(task, ValueTask) and task.log
 
 
-def test_words_of_a_real_zoo(shared: Path) -> None:
-    _, task = task_of(["zoo=folder", f"zoo.folder={shared}/zoos/fmnist_cnn"], "activation")
-    assert isinstance(task, ClassTask) and task.words == ("relu", "tanh")
+def test_what_the_architecture_tells_is_refused(shared: Path) -> None:
+    words = ["zoo=folder", f"zoo.folder={shared}/zoos/fmnist_cnn"]
+    with pytest.raises(ExperimentError, match="'activation' follows from the architecture"):
+        task_of(words, "activation")
+    with pytest.raises(ExperimentError, match="'relu' in all training networks"):
+        task_of([*words, "+zoo.where.activation=relu"], "activation")

@@ -61,6 +61,20 @@ def test_networks_are_prepared_once_and_train_the_same(
     assert len(calls) <= 6  # parameters and statistics of each member, and all networks once
 
 
+def test_predictions_that_are_not_finite_cost_no_trained_cell(tiny: list[str], tmp_path: Path) -> None:
+    zoo, task, model, _ = train(load([*tiny, "model=statnn", "trainer.epochs=1"]), tmp_path)
+    first = zoo.batch(zoo.split("test")[:1]).x
+
+    class Failing(torch.nn.Module):
+        def forward(self, graph: NeuralGraph) -> torch.Tensor:
+            out = model(graph).clone()
+            out[0] = float("nan") if torch.equal(graph.x[: len(first)], first) else out[0]
+            return out
+
+    whole, broken = (evaluate(m, task, zoo, [], 1)[0]["test_tau"] for m in (model, Failing()))
+    assert whole != broken and -1 <= broken <= 1
+
+
 def test_what_is_prepared(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     zoo, _, ours = prepare(load([*tiny, "model=gated"]))
     _, _, theirs = prepare(load([*tiny, "model=statnn"]))

@@ -13,6 +13,7 @@ from graphnfn.errors import ZooError
 from graphnfn.graph import NeuralGraph
 from graphnfn.stack import Stack
 from graphnfn.zoo import Zoo
+from graphnfn.zoo.splits import belonging
 from graphnfn.zoo.weights import ZooWeights
 
 
@@ -128,6 +129,26 @@ def test_splits(zoo: Zoo) -> None:
         zoo.with_split(fractions=(0.5, 0.2, 0.2))
     with pytest.raises(ZooError, match="'dev'"):
         split.split("dev")
+
+
+def test_a_fresh_split_keeps_together_what_belongs_together(
+    tmp_path: Path, same_shapes: list[Stack], table: pd.DataFrame
+) -> None:
+    """Three checkpoints of each training; a number of an image tells only with the set that it is from."""
+    several = table.assign(trial=[f"t{k // 3}" for k in range(9)], epoch=[1, 2, 3] * 3)
+    Zoo.write(tmp_path / "zoo", same_shapes, several)
+    zoo = Zoo.open(tmp_path / "zoo").with_split(seed=1, fractions=(1 / 3, 1 / 3, 1 / 3))
+    assert zoo.table.groupby("trial")["split"].nunique().tolist() == [1, 1, 1]
+    assert sorted(zoo.table["split"].unique()) == ["test", "train", "val"]
+    sets = table.assign(image_set=["a", "b"] * 4 + ["a"], image=[0, 0, 1, 1, 2, 2, 0, 0, 1])
+    assert belonging(sets).tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+
+
+def test_a_fresh_split_of_single_networks_is_the_one_it_always_was(zoo: Zoo) -> None:
+    """Stored results were measured on it."""
+    names = np.repeat(["train", "val", "test"], [5, 1, 3])
+    expected = names[np.random.default_rng(7).permutation(9)].tolist()
+    assert zoo.with_split(seed=7, fractions=(0.55, 0.12, 0.33)).table["split"].tolist() == expected
 
 
 @pytest.mark.parametrize(
