@@ -21,22 +21,31 @@ NAMES = sorted({p.name.removesuffix(".yaml") for p in FOLDER.iterdir() if p.is_f
 EDITORS = sorted(p.name.removesuffix(".yaml") for p in (FOLDER / "edit").iterdir())
 VARIANTS = ("ng_gnn_probes",)
 """Editors of baselines that run the networks, too."""
-WITHOUT = {"no_statistics", "no_balance", "no_functionals"}
-"""Ours with a part switched off by its own configuration."""
-ENCODED = {"nfn_hnp_siren"}
-"""Baselines in the form of another of their presets."""
+WITHOUT = {"no_statistics", "no_balance", "no_functionals", "two_rounds"}
+"""Ours with a part switched off, or twice, by its own configuration."""
+OTHERWISE = {"nfn_hnp_siren", "scalegmn_bidirectional"}
+"""Baselines with other choices than by default."""
 NARROW = {"statnet": ["model.build.hidden=32"], "monomial_siren_np": ["model.build.encoding.fourier=8"]}
 """Smaller where the configured model would take seconds."""
 
 
 def test_every_model_has_a_configuration() -> None:
-    chains = {*LAYERS, *WITHOUT, *ENCODED, *ABLATIONS, *baselines.names()} - set(
+    chains = {*LAYERS, *WITHOUT, *OTHERWISE, *ABLATIONS, *baselines.names()} - set(
         baselines.adapter_names()
     )  # zoos hold no adapters
     assert set(NAMES) == chains, "every baseline needs a conf/model/NAME.yaml"
     reads = {name: load([f"model={name}"]).model.reads for name in NAMES}
     probing = {name for name, kind in reads.items() if kind == "function"}
-    assert probing == {"native", "combined", "probes", "complete", "probegen", "no_functionals", *ABLATIONS}
+    assert probing == {
+        "native",
+        "combined",
+        "probes",
+        "complete",
+        "probegen",
+        "no_functionals",
+        "two_rounds",
+        *ABLATIONS,
+    }
     assert set(reads.values()) <= set(READS)
 
 
