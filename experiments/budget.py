@@ -46,9 +46,8 @@ def within_budget(
     afforded = left / (learn_s + validate_s)
     if 1 < afforded < min(FEW, config.epochs):
         epochs = math.ceil(afforded)
-        shortest = config.batch_size / len(train)  # a batch of each epoch at least
-        share = min(1.0, max(shortest, (left / epochs - validate_s) / learn_s))
-        return replace(config, epochs=epochs, members=1, share=share)
+        share = (left / epochs - validate_s) / learn_s
+        return replace(config, epochs=epochs, members=1, share=min(1.0, max(1e-3, share)))  # at least a batch is taken
     epochs = max(1, min(config.epochs, int(afforded)))
     return replace(config, epochs=epochs, members=max(1, min(config.members, int(afforded / epochs))))
 

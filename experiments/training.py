@@ -199,13 +199,15 @@ def fit(
         enable_version_counter=False,
     )  # fmt: skip
     last = ModelCheckpoint(folder, filename=LAST.removesuffix(".ckpt"), enable_version_counter=False)
+    batches = -(-len(zoo.split("train")) // config.batch_size)
+    taken = max(1, round(config.share * batches))
     clip = config.clip * config.members**0.5  # of all members' gradients together
     with _quiet(), _one_line():
         trainer = lightning.Trainer(
             max_epochs=config.epochs, gradient_clip_val=clip, callbacks=[*callbacks, best, last], logger=False,
             enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, accelerator="auto",
             devices=config.devices, strategy="ddp_fork_find_unused_parameters_true" if config.devices > 1 else "auto",
-            use_distributed_sampler=False, limit_train_batches=config.share,
+            use_distributed_sampler=False, limit_train_batches=taken,
         )  # fmt: skip
         path = str(folder / LAST) if resume and (folder / LAST).is_file() else None
         trainer.fit(module, ckpt_path=path, weights_only=True)
@@ -214,7 +216,7 @@ def fit(
     model.eval().cpu()
     # From the disk: processes of their own leave no more than that.
     score = torch.load(folder / LAST, weights_only=True)["callbacks"][best.state_key]["best_model_score"]
-    return Fitted(int(state["epoch"]), float(score), config.epochs * config.share)
+    return Fitted(int(state["epoch"]), float(score), config.epochs * taken / batches)
 
 
 def begun_with(folder: Path) -> TrainerConfig | None:
