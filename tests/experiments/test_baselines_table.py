@@ -169,7 +169,7 @@ def test_the_page(tmp_path: Path) -> None:
     text = page(found)
     assert lines == ["[1/1] statnet"]
     assert "| `statnet` | [2302.14040](https://arxiv.org/abs/2302.14040) | permutation |" in text
-    assert "| `statnet` | rows of one matrix permuted" in text and "| `one` | StatNet |" in text
+    assert "| `statnet` | rows of one matrix permuted" in text and "| `one` | PublishedStatNet |" in text
     with pytest.raises(ExperimentError, match="unknown models other; known: native"):
         survey(["other"], None, lines.append)
 

@@ -71,8 +71,9 @@ def test_predictions_that_are_not_finite_cost_no_trained_cell(tiny: list[str], t
             out[0] = float("nan") if torch.equal(graph.x[: len(first)], first) else out[0]
             return out
 
-    whole, broken = (evaluate(m, task, zoo, [], 1)[0]["test_tau"] for m in (model, Failing()))
-    assert whole != broken and -1 <= broken <= 1
+    (_, whole), (broken, table) = (evaluate(m, task, zoo, [], 1) for m in (model, Failing()))
+    assert table["prediction"].tolist() == [0.0, *whole["prediction"][1:]] and whole["prediction"][0] > 0
+    assert -1 <= broken["test_tau"] <= 1 and broken["test_r2"] <= 1
 
 
 def test_what_is_prepared(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
