@@ -49,6 +49,15 @@ def test_every_model_has_a_configuration() -> None:
     assert set(reads.values()) <= set(READS)
 
 
+@pytest.mark.parametrize("name", sorted(WITHOUT))
+def test_what_is_switched_off_is_all_that_differs(name: str) -> None:
+    config = load([f"model={name}"])
+    whole = load([f"model={config.model.ablates}"])
+    assert dict(config.trainer) == dict(whole.trainer)
+    ours, theirs = dict(config.model.build), dict(whole.model.build)
+    assert len({k for k in ours.keys() | theirs.keys() if ours.get(k, False) != theirs.get(k, False)}) <= 1
+
+
 @pytest.mark.parametrize("model", ["probes", "complete"])
 def test_functionals_are_for_labels_that_are_smooth(model: str) -> None:
     smooth = load([f"model={model}", "zoo=folder", "zoo.folder=a", "zoo.dropout=0"]).model.build

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from experiments.plan import cases
+
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 SEARCHES = sorted((RESULTS / "search").glob("*.json"))
 
@@ -66,3 +68,21 @@ def test_stored_comparisons_were_trained_with_it(path: Path) -> None:
                     assert row["setting"] == chosen[row["model"]]["setting"], (result.stem, case["name"], row["model"])
                     checked += 1
     assert checked > 20
+
+
+COMMANDS = re.findall(
+    r"^graphnfn compare compare=(\S+) (?:\$(GIVEN|OWN))?", (RESULTS / "README.md").read_text(), flags=re.MULTILINE
+)
+
+
+def test_all_stored_comparisons_have_a_command() -> None:
+    assert {plan for plan, _ in COMMANDS} == {path.stem for path in RESULTS.glob("*.json")}
+
+
+@pytest.mark.parametrize(("plan", "search"), [c for c in COMMANDS if c[1]], ids=lambda value: value)
+def test_the_commands_find_a_setting_for_every_model(plan: str, search: str) -> None:
+    """A model that joins a plan is searched first, or named in ``compare.unsearched``."""
+    path = RESULTS / "search" / f"{search.lower()}_search.json"
+    for case in cases([f"compare={plan}", f"compare.settings={path}"]):
+        kept = set(case.config.compare.unsearched)
+        assert {*case.settings, *kept} >= set(case.config.compare.models)
