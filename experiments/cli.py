@@ -232,7 +232,9 @@ def plot(
 
 @zoo_app.command("build")
 def zoo_build(
-    name: Annotated[str, typer.Argument(help="digits-cnn, mnist-siren, ...: an unknown name lists all.")],
+    name: Annotated[
+        str, typer.Argument(help="digits-cnn, mnist-siren-f3 (fits per image), ...: an unknown name lists all.")
+    ],
     size: Annotated[int, typer.Option(help="Number of networks.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the zoo.")],
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,

@@ -35,22 +35,29 @@ BUILDERS: Mapping[str, Builder] = MappingProxyType(
 
 
 def builder_named(name: str) -> Builder:
-    """A builder by its name on the command line; ``NAME-wN`` is that of networks with N neurons in every hidden layer.
+    """A builder by its name on the command line.
+
+    ``NAME-wN`` builds networks with N neurons in every hidden layer, ``NAME-fN`` N networks for every image that they
+    are fitted to, ``NAME-wN-fN`` both.
 
     Raises:
-        ExperimentError: there is no such builder, or its networks have no common width.
+        ExperimentError: there is no such builder, its networks have no common width, or are not fitted to one image.
 
     Example:
         >>> builder_named("digits-siren-w64").width, builder_named("digits-siren") is DIGITS_SIREN
         (64, True)
+        >>> builder_named("digits-siren-f3").fits
+        3
     """
-    plain = re.fullmatch(r"(.+)-w([1-9]\d*)", name)
-    stem, width = (plain[1], int(plain[2])) if plain else (name, None)
+    parts = re.fullmatch(r"(.+?)(?:-w([1-9]\d*))?(?:-f([1-9]\d*))?", name)
+    stem, width, fits = parts.groups() if parts else (name, None, None)
     if stem not in BUILDERS:
-        raise ExperimentError(f"unknown zoo {name!r}; known: {', '.join(BUILDERS)}, and -w64 behind it for a width")
+        known = ", ".join(BUILDERS)
+        raise ExperimentError(f"unknown zoo {name!r}; known: {known}, with -w64 behind it for a width, -f3 for fits")
     builder = BUILDERS[stem]
-    if width is None:
-        return builder
-    if builder.width is None:
+    if width is not None and builder.width is None:
         raise ExperimentError(f"networks of zoo {stem!r} have no common width: leave out -w{width}")
-    return replace(builder, width=width)
+    if fits is not None and builder.fits is None:
+        raise ExperimentError(f"networks of zoo {stem!r} are not fitted to one image each: leave out -f{fits}")
+    changes = {field: int(number) for field, number in (("width", width), ("fits", fits)) if number is not None}
+    return replace(builder, **changes) if changes else builder

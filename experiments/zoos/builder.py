@@ -20,10 +20,12 @@ class Builder(ABC):
     Args:
         data: name of the images, see :mod:`experiments.zoos.images`.
         width: of the hidden layers; None where they have no common width.
+        fits: networks of every image; None where a network is not that of one image.
     """
 
     data: str
     width: int | None = None
+    fits: int | None = None
     kind: ClassVar[str]
     """What is built from the images: cnn, siren, wild."""
     chunk: ClassVar[int]

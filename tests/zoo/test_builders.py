@@ -175,7 +175,18 @@ def test_builders_of_other_widths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "digits-siren-w0", "digits-siren-w", "digits-wild-w8", "digits-siren-w8-w8"]
+    "name",
+    [
+        "digits",
+        "digits-siren-w0",
+        "digits-siren-w",
+        "digits-wild-w8",
+        "digits-siren-w8-w8",
+        "digits-siren-f0",
+        "digits-siren-f2-w8",
+        "digits-cnn-f2",
+        "digits-wild-f2",
+    ],
 )
 def test_builders_that_are_none(name: str) -> None:
     with pytest.raises(ExperimentError):
@@ -192,7 +203,10 @@ def test_the_small_cnn_zoos_ranges() -> None:
 
 
 def test_several_fits_of_an_image(tmp_path: Path) -> None:
-    zoo = replace(DIGITS_SIREN, fit=SirenFit(steps=40), fits=3)(tmp_path / "zoo", 6, progress=False)
+    builder = builder_named("digits-siren-w8-f3")
+    assert builder == replace(DIGITS_SIREN, width=8, fits=3) and builder_named("digits-siren-f1") == DIGITS_SIREN
+    zoo = builder(tmp_path / "zoo", 6, progress=False)
+    assert zoo.about["fit"]["fits"] == 3
     assert zoo.table["fit"].tolist() == [0, 1, 2, 0, 1, 2]
     images = zoo.labels("image").tolist()
     assert images[0] == images[1] == images[2] != images[3] == images[4] == images[5]
