@@ -37,8 +37,9 @@ class MetaNetConfig:
             :class:`~graphnfn.nn.statistics.WeightStatistics`; coordinate networks are left out. It helps most where
             training networks are few; call :meth:`GraphMetaNet.fit` before training.
         functionals: whether to the predictions of head "invariant" a linear functional of the field is added that a
-            network of 1 to 3 coordinates computes, see :class:`~graphnfn.nn.functionals.FieldFunctionals`, for labels
-            such as means and moments; call :meth:`GraphMetaNet.fit` before training.
+            network of 1 to 3 coordinates computes, see :class:`~graphnfn.nn.functionals.FieldFunctionals`, and a
+            function of how the field's values are distributed, see :class:`~graphnfn.nn.shares.FieldShares`, for labels
+            such as means, moments and volumes; call :meth:`GraphMetaNet.fit` before training.
         balanced: whether networks are read in the form in which what enters and what leaves a neuron is of one size,
             see :func:`~graphnfn.symmetry.balanced.balanced_scales`, instead of with unit incoming norms, in which a
             neuron that does hardly anything looks like any other. Coordinate networks are left out: from balanced

@@ -25,6 +25,7 @@ from graphnfn.nn.native import NativeSweep
 from graphnfn.nn.paths import PathSweep
 from graphnfn.nn.probes import SpatialProbes
 from graphnfn.nn.readout import InvariantReadout
+from graphnfn.nn.shares import FieldShares, ascending
 from graphnfn.nn.state import LevelCode, State
 from graphnfn.nn.statistics import WeightStatistics
 from graphnfn.nn.synchronous import SynchronousLayer
@@ -91,6 +92,7 @@ class GraphMetaNet(nn.Module):
         self.sizes: Sizes | None = None
         self.statistics: WeightStatistics | None = None
         self.functionals: FieldFunctionals | None = None
+        self.shares: FieldShares | None = None
         if specs is not None:
             self.initialize(Sizes.of(specs))
 
@@ -113,6 +115,7 @@ class GraphMetaNet(nn.Module):
                 self.statistics = WeightStatistics(self.head.hidden, sizes, c.reference_width)
             if c.functionals and sizes.coordinates:
                 self.functionals = FieldFunctionals(c.out, sizes)
+                self.shares = FieldShares(c.out, sizes)
         else:
             edit = c.head == "edit"
             self.head = EditHead(c.width, c.rank, sizes) if edit else DescentHead(c.width, c.points, sizes)
@@ -212,7 +215,9 @@ class GraphMetaNet(nn.Module):
         found = (
             self.head(state, wiring, self.statistics(wiring.stacks)) if self.statistics else self.head(state, wiring)
         )
-        return found + self.functionals(wiring.stacks) if self.functionals else found
+        for part in (self.functionals, self.shares):
+            found = found if part is None else found + part(wiring.stacks)
+        return found
 
     def _features(self, wiring: Wiring, in_units: Wiring | None = None) -> State:
         state = State(self.code(wiring))
@@ -247,15 +252,17 @@ class GraphMetaNet(nn.Module):
     def _prepared(self, stack: Stack, like: Tensor | None) -> Prepared:
         canonical = self._seen(stack)[1]
         canonical = canonical if like is None else canonical.apply(lambda t: t.to(like.dtype))
-        statistics = picture = field = None
+        statistics = picture = field = values = None
         if not coordinates(stack.spec):
             statistics = self.statistics.seen(canonical) if self.statistics else None
         else:
             few = [canonical.take(slice(k, k + TOGETHER)) for k in range(0, max(1, stack.size), TOGETHER)]
             first = next(iter(self._lattices), None)  # all have the same pictures
             picture = None if first is None else torch.cat([first.picture(s) for s in few])
-            field = torch.cat([self.functionals.seen(s) for s in few]) if self.functionals else None
-        return Prepared(canonical.spec, canonical.nodes, canonical.blocks, statistics, picture, field)
+            if self.functionals:
+                field = torch.cat([self.functionals.seen(s) for s in few])
+                values = ascending(field, self.functionals.outputs)
+        return Prepared(canonical.spec, canonical.nodes, canonical.blocks, statistics, picture, field, values)
 
     @property
     def fits(self) -> bool:
@@ -269,7 +276,7 @@ class GraphMetaNet(nn.Module):
 
     def fit(self, batches: Iterable[NeuralGraph]) -> None:
         """Take from training networks what is taken once: units of blocks, and mean and deviation of weight statistics,
-        fields and pictures.
+        fields, how their values are distributed, and pictures.
 
         Raises:
             SpecError: the model was made without ``specs`` and has not met a batch.
@@ -284,6 +291,8 @@ class GraphMetaNet(nn.Module):
             self.statistics.fit(canonical)
         if self.functionals:
             self.functionals.fit(canonical)
+        if self.shares:
+            self.shares.fit(canonical)
         for layer in self._lattices:
             layer.fit(canonical)
 

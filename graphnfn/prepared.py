@@ -21,15 +21,17 @@ class Prepared(Stack):
         statistics: of balanced weights, ``[B, statistics]``.
         picture: of networks of coordinates on the lattice, ``[B, outputs, side, ...]``.
         field: of these in the middles of cells, ``[B, outputs * middles]``.
+        values: the same in ascending order, ``[B, outputs, middles]``.
 
-    Each of the last three is None where no model asked for it.
+    Each of the last four is None where no model asked for it.
     """
 
     statistics: Tensor | None = None
     picture: Tensor | None = None
     field: Tensor | None = None
+    values: Tensor | None = None
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Prepared:
         """The stack with a function applied to every tensor."""
-        seen = (None if t is None else function(t) for t in (self.statistics, self.picture, self.field))
+        seen = (None if t is None else function(t) for t in (self.statistics, self.picture, self.field, self.values))
         return Prepared(self.spec, function(self.nodes), tuple(function(b) for b in self.blocks), *seen)

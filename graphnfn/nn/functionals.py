@@ -91,7 +91,7 @@ class FieldFunctionals(nn.Module):
         """The field of every network at the middles, ``[B, outputs * middles]``."""
         if isinstance(stack, Prepared) and stack.field is not None:
             return stack.field
-        return fields(stack, middles(coordinates(stack.spec)).to(stack.nodes), self.outputs).flatten(1)
+        return field_of(stack, self.outputs)
 
     def fit(self, stacks: Sequence[Stack]) -> None:
         """Take mean and principal components of the fields of some networks, of the first :data:`MOST` of each kind."""
@@ -102,11 +102,23 @@ class FieldFunctionals(nn.Module):
                 self._take(rank, rows.double())
 
     def _take(self, rank: int, rows: Tensor) -> None:
-        mean, basis = self.get_buffer(f"mean{rank}"), self.get_buffer(f"basis{rank}")
-        centred = rows - rows.mean(0)
-        _, sizes, components = torch.linalg.svd(centred / len(rows) ** 0.5, full_matrices=False)
-        raised = PACE / (sizes.square() + (FLOOR * sizes[0]).square() + 1e-24).sqrt()
-        terms = min(basis.shape[1], len(sizes))
-        mean.copy_(rows.mean(0))
-        basis.zero_()
-        basis[:, :terms] = (components * raised[:, None])[:terms].T.to(basis)
+        mean, basis = whitened(rows, self.get_buffer(f"basis{rank}").shape[1])
+        self.get_buffer(f"mean{rank}").copy_(mean)
+        self.get_buffer(f"basis{rank}").copy_(PACE * basis)
+
+
+def field_of(stack: Stack, outputs: int) -> Tensor:
+    """The field of every network of coordinates at the middles, ``[B, outputs * middles]``."""
+    return fields(stack, middles(coordinates(stack.spec)).to(stack.nodes), outputs).flatten(1)
+
+
+def whitened(rows: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+    """Mean of rows ``[n, d]``, and ``[d, terms]`` that takes what differs from it to components of deviation 1.
+
+    Those below :data:`FLOOR` times the largest are smaller; where there are fewer components than terms, the rest is 0.
+    """
+    mean, basis = rows.mean(0), rows.new_zeros(rows.shape[1], terms)
+    _, sizes, components = torch.linalg.svd((rows - mean) / len(rows) ** 0.5, full_matrices=False)
+    raised = (components / (sizes.square() + (FLOOR * sizes[0]).square() + 1e-24).sqrt()[:, None])[:terms]
+    basis[:, : len(raised)] = raised.T
+    return mean, basis
