@@ -39,7 +39,7 @@ def report(
         typer.Argument(help="Folders of finished comparisons; without any the page is made of what is stored."),
     ] = None,
     update: Annotated[
-        bool, typer.Option(help="Only put the folders' models into the stored cases of the same name.")
+        bool, typer.Option(help="Only put the folders' models, and new cases, into what is stored.")
     ] = False,
 ) -> None:
     """Store finished comparisons as small files in results/ beside a page, and make the page of all stored ones."""

@@ -21,8 +21,8 @@ def store(sources: Sequence[Path], page: Path, *, update: bool = False) -> list[
         sources: folders of finished comparisons, or their ``leaderboard.json``; a comparison is stored under the name
             of its folder and takes the place of one of the same name. Without any, the page is made afresh.
         page: the Markdown file; an HTML file of the same name goes beside it.
-        update: the models of the sources take their places in the stored cases of the same name, and nothing else of
-            the sources is kept.
+        update: the models of the sources take their places in the stored cases of the same name. A case that no
+            stored comparison has is added to the one of its folder's name. Nothing else of the sources is kept.
 
     Returns:
         The pages.
@@ -52,13 +52,19 @@ def store(sources: Sequence[Path], page: Path, *, update: bool = False) -> list[
 
 
 def _updated(stored: Mapping[str, Entry], sources: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The stored comparisons that have a case of the sources, with the sources' models in these cases."""
+    """The stored comparisons that have or get a case of the sources, with the sources' models in these cases."""
     found: dict[str, Entry] = {}
     for source, board in sources.items():
         for part in board["cases"]:
             homes = [name for name, old in stored.items() if part["name"] in (case["name"] for case in old["cases"])]
+            if not homes and source not in stored:
+                raise ExperimentError(
+                    f"nothing stored has a case {part['name']!r}, which {source} has: store it first, or give the "
+                    "folder the name of the stored comparison that gets it"
+                )
             if not homes:
-                raise ExperimentError(f"nothing stored has a case {part['name']!r}, which {source} has: store it first")
+                old = found.get(source, stored[source])
+                found[source] = old | {"cases": [*old["cases"], part]}
             for name in homes:
                 old = found.get(name, stored[name])
                 cases = [updated(case, part) if case["name"] == part["name"] else case for case in old["cases"]]

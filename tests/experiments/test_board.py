@@ -294,6 +294,25 @@ def test_models_take_their_places_in_stored_cases(found: Entry, folder: Path, tm
         assert case["margins"]["weights"]["margin"] == pytest.approx(0.9 - other)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_new_case_is_added_to_the_comparison_of_its_folders_name(found: Entry, folder: Path, tmp_path: Path) -> None:
+    page, part = tmp_path / "page.md", tmp_path / "leaderboard" / "leaderboard.json"
+    part.parent.mkdir()
+    store([folder], page)
+    before = read_leaderboard(tmp_path / "results" / "leaderboard.json")
+    both = part_of(found, "gated", name="new")
+    both["cases"] += part_of(found, "statnn")["cases"]
+    part.write_text(dumps(both))
+    store([part], page, update=True)
+    after = read_leaderboard(tmp_path / "results" / "leaderboard.json")
+    assert [c["name"] for c in after["cases"]] == [*(c["name"] for c in before["cases"]), "new"]
+    assert after["cases"][-1] == both["cases"][0] and after | {"cases": []} == before | {"cases": []}
+    (statnn,) = (
+        r for c in after["cases"] if c["whole"] for r in c["rows"] if r["model"] == "statnn" and r["test"] == 0.9
+    )
+    assert statnn["val"] == 0.99
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
