@@ -84,7 +84,7 @@ def of_row(row: Entry | None, measure: str) -> str:
 
 def signed(difference: float, measure: str) -> str:
     """A difference of scores, with its sign."""
-    return ("+" if difference >= 0 else "") + written(measure, difference)
+    return ("+" if difference >= 0 else "") + written(measure, difference + 0.0)  # -0.0 would have two signs
 
 
 def _ours(rows: Sequence[Entry]) -> frozenset[int]:

@@ -12,6 +12,7 @@ import pytest
 
 from experiments.board import document, write_pages
 from experiments.board_figures import _reached, _spread, palette
+from experiments.board_parts import signed
 from experiments.compare import Comparison, compare
 from experiments.document import Fold, Heading, Picture, Table, Text, to_html, to_markdown
 from experiments.errors import ExperimentError
@@ -222,6 +223,11 @@ def test_the_page_names_models_that_no_search_was_made_for(found: Entry) -> None
     for row in board["cases"][0]["rows"]:
         row["setting"] = None if row["model"] in ("statnn", "gated") else "a"
     assert "the same for every model but those as configured (gated, statnn in scores): `search`" in page()
+
+
+def test_differences_have_one_sign() -> None:
+    assert [signed(d, "tau") for d in (0.25, -0.25, 0.0, -0.0)] == ["+0.250", "-0.250", "+0.000", "+0.000"]
+    assert signed(-0.0, "mse") == signed(0.0, "mse")
 
 
 def test_labels_keep_their_order_and_distance() -> None:
