@@ -18,6 +18,7 @@ from graphnfn.nn.blocks import BlockWiring
 from graphnfn.nn.descent import DescentHead
 from graphnfn.nn.edges import EdgeWiring
 from graphnfn.nn.edit import EditHead, edited
+from graphnfn.nn.field_reader import MOST, FieldReader, with_field
 from graphnfn.nn.functionals import FieldFunctionals
 from graphnfn.nn.gated import GatedSweep
 from graphnfn.nn.lattice import LatticeProbes
@@ -25,7 +26,7 @@ from graphnfn.nn.native import NativeSweep
 from graphnfn.nn.paths import PathSweep
 from graphnfn.nn.probes import SpatialProbes
 from graphnfn.nn.readout import InvariantReadout
-from graphnfn.nn.shares import FieldShares, ascending
+from graphnfn.nn.shares import FieldShares
 from graphnfn.nn.state import LevelCode, State
 from graphnfn.nn.statistics import WeightStatistics
 from graphnfn.nn.synchronous import SynchronousLayer
@@ -215,8 +216,9 @@ class GraphMetaNet(nn.Module):
         found = (
             self.head(state, wiring, self.statistics(wiring.stacks)) if self.statistics else self.head(state, wiring)
         )
-        for part in (self.functionals, self.shares):
-            found = found if part is None else found + part(wiring.stacks)
+        if self._field_readers:
+            stacks = self._with_fields(wiring.stacks)
+            found = found + sum(reader(stacks) for reader in self._field_readers)
         return found
 
     def _features(self, wiring: Wiring, in_units: Wiring | None = None) -> State:
@@ -259,15 +261,25 @@ class GraphMetaNet(nn.Module):
             few = [canonical.take(slice(k, k + TOGETHER)) for k in range(0, max(1, stack.size), TOGETHER)]
             first = next(iter(self._lattices), None)  # all have the same pictures
             picture = None if first is None else torch.cat([first.picture(s) for s in few])
-            if self.functionals:
-                field = torch.cat([self.functionals.seen(s) for s in few])
-                values = ascending(field, self.functionals.outputs)
+            if self.functionals and self.shares:
+                found = self._with_fields(few)
+                field = torch.cat([self.functionals.seen(s) for s in found])
+                values = torch.cat([self.shares.seen(s) for s in found])
         return Prepared(canonical.spec, canonical.nodes, canonical.blocks, statistics, picture, field, values)
 
     @property
     def fits(self) -> bool:
         """Whether :meth:`fit` takes anything."""
         return self.config.units or self.statistics is not None or self.functionals is not None or bool(self._lattices)
+
+    @property
+    def _field_readers(self) -> list[FieldReader]:
+        return [reader for reader in (self.functionals, self.shares) if reader is not None]
+
+    def _with_fields(self, stacks: Sequence[Stack]) -> list[Stack]:
+        """Stacks whose networks of coordinates were run, once for all that read their fields."""
+        assert self.sizes is not None
+        return [with_field(stack, self.sizes.outputs) for stack in stacks]
 
     @property
     def _lattices(self) -> list[LatticeProbes]:
@@ -289,10 +301,10 @@ class GraphMetaNet(nn.Module):
             self.units.fit(canonical)
         if self.statistics:
             self.statistics.fit(canonical)
-        if self.functionals:
-            self.functionals.fit(canonical)
-        if self.shares:
-            self.shares.fit(canonical)
+        if self._field_readers:
+            stacks = self._with_fields([stack.take(slice(MOST)) for stack in canonical])
+            for reader in self._field_readers:
+                reader.fit(stacks)
         for layer in self._lattices:
             layer.fit(canonical)
 

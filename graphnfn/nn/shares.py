@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphnfn.nn.functionals import MOST, field_of, whitened
-from graphnfn.nn.taps import Sizes, coordinates
+from graphnfn.nn.field_reader import FieldReader, with_field
+from graphnfn.nn.taps import Sizes
 from graphnfn.prepared import Prepared
 from graphnfn.stack import Stack
 
@@ -21,7 +19,7 @@ HIDDEN = 64
 """Width of the perceptron."""
 
 
-class FieldShares(nn.Module):
+class FieldShares(FieldReader):
     """A function of how the values are distributed of the field f that a network of 1 to 3 coordinates computes.
 
     ``s_(c, j) = mean_u clamp((t_(c, j) - f_c(u)) / h_c + 1/2, 0, 1)`` over the middles u of the cells of a grid: the
@@ -40,6 +38,9 @@ class FieldShares(nn.Module):
 
     Shape: list of stacks to ``[networks, out]``.
 
+    Source: the empirical distribution function of a field's values, read by its principal components as fields are in
+    :class:`~graphnfn.nn.functionals.FieldFunctionals`.
+
     Example:
         >>> from graphnfn.chain import mlp_spec
         >>> from graphnfn.testing import random_graph
@@ -51,33 +52,25 @@ class FieldShares(nn.Module):
     """
 
     def __init__(self, out: int, sizes: Sizes) -> None:
-        super().__init__()
-        self.out, self.outputs = out, sizes.outputs
-        self.predict = nn.ModuleDict()
+        super().__init__(out, sizes)
+        numbers = sizes.outputs * LEVELS
         for rank in sizes.coordinates:
-            numbers = sizes.outputs * LEVELS
             self.register_buffer(f"levels{rank}", torch.zeros(sizes.outputs, LEVELS))
             self.register_buffer(f"ramp{rank}", torch.ones(sizes.outputs))
-            self.register_buffer(f"mean{rank}", torch.zeros(numbers))
-            self.register_buffer(f"basis{rank}", torch.zeros(numbers, numbers))
-            self.predict[str(rank)] = _perceptron(numbers, out)
+            self.read(rank, numbers, numbers, _perceptron(numbers, out))
 
-    def forward(self, stacks: Sequence[Stack]) -> Tensor:
-        return torch.cat([self._value(stack) for stack in stacks])
+    def seen(self, stack: Stack) -> Tensor:
+        """The values of every network's field at the middles in ascending order, ``[B, outputs, middles]``."""
+        stack = with_field(stack, self.outputs)
+        assert isinstance(stack, Prepared) and stack.values is not None
+        return stack.values
 
-    def _value(self, stack: Stack) -> Tensor:
-        rank = coordinates(stack.spec)
-        if str(rank) not in self.predict:
-            return stack.nodes.new_zeros(stack.size, self.out)
-        centred = self.shares(self.seen(stack), rank) - self.get_buffer(f"mean{rank}")
-        return self.predict[str(rank)](centred @ self.get_buffer(f"basis{rank}"))
-
-    def shares(self, values: Tensor, rank: int) -> Tensor:
-        """Shares of values in ascending order, ``[B, outputs, middles] -> [B, outputs * LEVELS]``.
+    def numbers(self, seen: Tensor, rank: int) -> Tensor:
+        """Shares of what was seen, ``[B, outputs, middles] -> [B, outputs * LEVELS]``.
 
         The mean of a ramp is a difference of means of ``(t - f)_+``, which are sums over the values below t.
         """
-        wide = values.double()
+        wide = seen.double()
         sums = F.pad(wide.cumsum(2), (1, 0))
         levels, half = self.get_buffer(f"levels{rank}").double(), self.get_buffer(f"ramp{rank}").double()[:, None] / 2
 
@@ -87,30 +80,15 @@ class FieldShares(nn.Module):
             return each * below - sums.gather(2, below)
 
         found = (above(levels + half) - above(levels - half)) / (2 * half * wide.shape[2])
-        return found.flatten(1).to(values.dtype)
+        return found.flatten(1).to(seen.dtype)
 
-    def seen(self, stack: Stack) -> Tensor:
-        """The values of every network's field at the middles in ascending order, ``[B, outputs, middles]``."""
-        if isinstance(stack, Prepared) and stack.values is not None:
-            return stack.values
-        return ascending(field_of(stack, self.outputs), self.outputs)
-
-    def fit(self, stacks: Sequence[Stack]) -> None:
-        """Take levels, and principal components of shares, from some networks, the first :data:`MOST` of each kind."""
-        for rank in (int(k) for k in self.predict):
-            same = [stack for stack in stacks if coordinates(stack.spec) == rank]
-            if same:
-                values = torch.cat([self.seen(stack.take(slice(MOST))) for stack in same])[:MOST].detach()
-                self._take(rank, values)
-
-    def _take(self, rank: int, values: Tensor) -> None:
-        together = values.transpose(0, 1).flatten(1).sort(1).values
-        places = torch.arange(1, LEVELS, device=values.device) * together.shape[1] // LEVELS
+    def take(self, rank: int, seen: Tensor) -> None:
+        """Levels and ramps of networks of one kind, then the components of their shares."""
+        together = seen.transpose(0, 1).flatten(1).sort(1).values
+        places = torch.arange(1, LEVELS, device=seen.device) * together.shape[1] // LEVELS
         self.get_buffer(f"levels{rank}")[:, 1:] = together[:, places]
         self.get_buffer(f"ramp{rank}").copy_(RAMP * together.std(1).clamp_min(1e-6))
-        mean, basis = whitened(self.shares(values, rank).double(), values.shape[1] * LEVELS)
-        self.get_buffer(f"mean{rank}").copy_(mean)
-        self.get_buffer(f"basis{rank}").copy_(basis)
+        super().take(rank, seen)
 
 
 def _perceptron(numbers: int, out: int) -> nn.Module:
@@ -119,8 +97,3 @@ def _perceptron(numbers: int, out: int) -> nn.Module:
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Linear(numbers, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, HIDDEN), nn.SiLU(), last)
-
-
-def ascending(field: Tensor, outputs: int) -> Tensor:
-    """The numbers of every output of a field ``[B, outputs * points]`` in ascending order, ``[B, outputs, points]``."""
-    return field.unflatten(1, (outputs, -1)).sort(2).values

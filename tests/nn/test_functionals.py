@@ -11,7 +11,8 @@ import graphnfn as gn
 from graphnfn import testing
 from graphnfn.chain import mlp_spec
 from graphnfn.errors import SpecError
-from graphnfn.nn.functionals import CELLS, FLOOR, PACE, TERMS, FieldFunctionals, middles
+from graphnfn.nn.field_reader import CELLS, FLOOR, middles
+from graphnfn.nn.functionals import PACE, TERMS, FieldFunctionals
 from graphnfn.nn.taps import Sizes
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
@@ -28,7 +29,7 @@ def fitted(*specs: NetSpec, layer: str = "probes") -> gn.GraphMetaNet:
     config = gn.MetaNetConfig(width=6, layer=layer, out=3, functionals=True)  # type: ignore[arg-type]
     model = gn.GraphMetaNet(config, specs=specs).double()
     model.fit([testing.random_graph(spec, networks=20, seed=9) for spec in specs])
-    for linear in functionals_of(model).linear.values():
+    for linear in functionals_of(model).predict.values():
         torch.nn.init.normal_(linear.weight)
     return model.eval()
 
@@ -59,7 +60,7 @@ def test_weights_are_caught(spec: NetSpec) -> None:
     model = fitted(spec)
     wrong = OfWeights(3, Sizes.of([spec])).double()
     wrong.fit(testing.random_graph(spec, networks=20, seed=9).stacks())  # type: ignore[arg-type]
-    torch.nn.init.normal_(next(iter(wrong.linear.values())).weight)
+    torch.nn.init.normal_(next(iter(wrong.predict.values())).weight)
     model.functionals = wrong
     with pytest.raises(AssertionError):
         testing.assert_equivariant(model, testing.random_graph(spec, networks=2))
@@ -119,7 +120,7 @@ def test_silent_at_first_and_without_a_fit() -> None:
     for model in (with_it, without):
         model.fit([graph])
     assert torch.equal(with_it(graph), without(graph))
-    torch.nn.init.ones_(functionals_of(with_it).linear["2"].weight)
+    torch.nn.init.ones_(functionals_of(with_it).predict["2"].weight)
     assert not torch.allclose(with_it(graph), without(graph))
 
 

@@ -96,7 +96,7 @@ def test_no_network_is_run_again(monkeypatch: pytest.MonkeyPatch, jitter: float)
         raise AssertionError("run again")
 
     monkeypatch.setattr("graphnfn.nn.lattice.fields", made)
-    monkeypatch.setattr("graphnfn.nn.functionals.fields", made)
+    monkeypatch.setattr("graphnfn.nn.field_reader.fields", made)
     assert torch.equal(model(prepared), want)
     model.train()
     assert torch.equal(model(prepared), want) == (not jitter)  # pictures are moved
@@ -115,11 +115,26 @@ def test_networks_are_run_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("graphnfn.models.TOGETHER", 2)
     monkeypatch.setattr("graphnfn.nn.lattice.fields", noted)
-    monkeypatch.setattr("graphnfn.nn.functionals.fields", noted)
+    monkeypatch.setattr("graphnfn.nn.field_reader.fields", noted)
     (got,) = model.prepare(graph).stacks()
     assert sizes == [2, 2, 1, 2, 2, 1]
     assert isinstance(got, Prepared) and isinstance(want, Prepared)
     torch.testing.assert_close((got.picture, got.field), (want.picture, want.field))
+
+
+def test_networks_are_run_once_for_all_that_read_their_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = testing.random_graph(SIREN, networks=3, dtype=torch.float32)
+    model, runs = model_of(graph, "native", functionals=True), []
+
+    def noted(stack: Stack, *rest: Any) -> Tensor:
+        runs.append(stack.size)
+        return fields(stack, *rest)
+
+    monkeypatch.setattr("graphnfn.nn.field_reader.fields", noted)
+    model(graph)
+    model.fit([graph])
+    model.prepare(graph)
+    assert runs == [3, 3, 3]
 
 
 def test_rows_types_and_edits() -> None:
