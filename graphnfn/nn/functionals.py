@@ -35,6 +35,7 @@ class FieldFunctionals(FieldReader):
     Source: principal component regression (Massy, 1965), of fields, by gradient descent.
 
     Example:
+        >>> import torch
         >>> from graphnfn.chain import mlp_spec
         >>> from graphnfn.testing import random_graph
         >>> graph = random_graph(mlp_spec([2, 8, 1], "sin"), networks=3, dtype=torch.float32)
