@@ -34,8 +34,8 @@ class MetaNetConfig:
             readouts as those of so many neurons. Groups of that width are read as without it. It concerns layers other
             than "synchronous" on MLPs and CNNs. None: sums as they are.
         statistics: whether the head "invariant" is also told how weights are spread, layer by layer, see
-            :class:`~graphnfn.nn.statistics.WeightStatistics`; coordinate networks are left out. It helps most where
-            training networks are few; call :meth:`GraphMetaNet.fit` before training.
+            :class:`~graphnfn.nn.statistics.WeightStatistics`; SIRENs are left out. It helps most where training
+            networks are few; call :meth:`GraphMetaNet.fit` before training.
         functionals: whether to the predictions of head "invariant" a linear functional of the field is added that a
             network of 1 to 3 coordinates computes, see :class:`~graphnfn.nn.functionals.FieldFunctionals`, and a
             function of how the field's values are distributed, see :class:`~graphnfn.nn.shares.FieldShares`, for labels

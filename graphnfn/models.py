@@ -30,7 +30,7 @@ from graphnfn.nn.shares import FieldShares
 from graphnfn.nn.state import LevelCode, State
 from graphnfn.nn.statistics import WeightStatistics
 from graphnfn.nn.synchronous import SynchronousLayer
-from graphnfn.nn.taps import Sizes, coordinates
+from graphnfn.nn.taps import Sizes, coordinates, waves
 from graphnfn.nn.traced import TracedReader
 from graphnfn.nn.units import BlockUnits
 from graphnfn.nn.wiring import Wiring
@@ -112,7 +112,7 @@ class GraphMetaNet(nn.Module):
             self.reader = TracedReader(c.width, 4 * c.width, edit=c.head != "invariant", **options)  # type: ignore
         if c.head == "invariant":
             self.head = InvariantReadout(c.width, c.out, sizes)
-            if c.statistics and sizes.others:
+            if c.statistics and (sizes.others or sizes.spread):
                 self.statistics = WeightStatistics(self.head.hidden, sizes, c.reference_width)
             if c.functionals and sizes.coordinates:
                 self.functionals = FieldFunctionals(c.out, sizes)
@@ -255,9 +255,9 @@ class GraphMetaNet(nn.Module):
         canonical = self._seen(stack)[1]
         canonical = canonical if like is None else canonical.apply(lambda t: t.to(like.dtype))
         statistics = picture = field = values = None
-        if not coordinates(stack.spec):
-            statistics = self.statistics.seen(canonical) if self.statistics else None
-        else:
+        if self.statistics and not waves(stack.spec):
+            statistics = self.statistics.seen(canonical)
+        if coordinates(stack.spec):
             few = [canonical.take(slice(k, k + TOGETHER)) for k in range(0, max(1, stack.size), TOGETHER)]
             first = next(iter(self._lattices), None)  # all have the same pictures
             picture = None if first is None else torch.cat([first.picture(s) for s in few])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graphnfn.nn.facts import group_facts
 from graphnfn.nn.parity import even_biases
 from graphnfn.nn.quantiles import QUANTILES, quantiles
-from graphnfn.nn.taps import Sizes, coordinates
+from graphnfn.nn.taps import Sizes, waves
 from graphnfn.prepared import Prepared
 from graphnfn.stack import Stack
 from graphnfn.symmetry.balanced import balanced_form, relative_widths
@@ -32,8 +32,8 @@ LARGEST = 5.0
 class WeightStatistics(nn.Module):
     """A linear map of statistics of balanced weights, what StatNN reads in a form that is invariant.
 
-    It is for networks that do a task, such as classifiers. Coordinate networks (1 to 3 inputs) get 0: their answers are
-    a picture, of which the spread of weights tells little.
+    Coordinate networks with sin or cos, such as SIRENs, get 0: their weights are frequencies and phases, and of their
+    pictures spread tells little. Of other coordinate networks, such as distance fields with ReLU, it tells much.
 
     Of every layer: mean, deviation and quantiles of ``|w_ij[t]|``, of ``w_ij[t]`` where no sign at either end is free
     (else 0), of the norms of rows ``(sum_jt w_ij[t]^2)^(1/2)`` and columns, of what of the biases is even, and of the
@@ -84,14 +84,14 @@ class WeightStatistics(nn.Module):
         return torch.cat([self._read(stack) for stack in canonical])
 
     def _read(self, stack: Stack) -> Tensor:
-        if coordinates(stack.spec):
+        if waves(stack.spec):
             return stack.nodes.new_zeros(stack.size, self.predict.out_features)
         rows = (self.seen(stack) - self.center) * self.scale
         return self.predict(rows.clamp(-LARGEST, LARGEST))
 
     def fit(self, canonical: Sequence[Stack]) -> None:
         """Take mean and deviation of each statistic over some networks; statistics that do not vary are left out."""
-        found = [self.seen(stack).detach() for stack in canonical if not coordinates(stack.spec)]
+        found = [self.seen(stack).detach() for stack in canonical if not waves(stack.spec)]
         if not found:
             return
         rows = torch.cat(found).double()

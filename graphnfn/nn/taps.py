@@ -30,6 +30,7 @@ class Sizes:
         coordinates: numbers of inputs of the coordinate networks among them.
         others: whether there are chains that are no coordinate networks.
         depth: most layers of a chain.
+        spread: whether there are coordinate networks among them of which weight statistics are read.
     """
 
     inputs: int
@@ -40,6 +41,7 @@ class Sizes:
     coordinates: tuple[int, ...] = ()
     others: bool = True
     depth: int = 1
+    spread: bool = False
 
     @staticmethod
     def of(specs: Iterable[NetSpec]) -> Sizes:
@@ -56,8 +58,10 @@ class Sizes:
         outputs = max((s.groups[-1].size for s in chains), default=1)
         ranks = {coordinates(s) for s in chains}
         depth = max((max(s.levels) for s in chains), default=1)
+        spread = any(coordinates(s) and not waves(s) for s in chains)
         grids = _grid(chains, "conv"), _grid(chains, "linear")
-        return Sizes(inputs, outputs, *grids, len(chains) < len(specs), tuple(sorted(ranks - {0})), 0 in ranks, depth)
+        ends = tuple(sorted(ranks - {0})), 0 in ranks
+        return Sizes(inputs, outputs, *grids, len(chains) < len(specs), *ends, depth, spread)
 
 
 def coordinates(spec: NetSpec) -> int:
@@ -70,6 +74,17 @@ def coordinates(spec: NetSpec) -> int:
     """
     plain = all(not block.taps for block in spec.blocks)
     return spec.groups[0].size if plain and spec.groups[0].size <= COORDINATES else 0
+
+
+def waves(spec: NetSpec) -> bool:
+    """Whether a network makes pictures of waves: it takes coordinates, and has neurons with sin or cos.
+
+    Example:
+        >>> from graphnfn.chain import mlp_spec
+        >>> waves(mlp_spec([2, 8, 1], "sin")), waves(mlp_spec([3, 8, 1], "relu")), waves(mlp_spec([64, 8, 10], "sin"))
+        (True, False, False)
+    """
+    return coordinates(spec) > 0 and any(act.rule.half_turns for group in spec.groups for act in group.activations)
 
 
 def _grid(specs: tuple[NetSpec, ...], kind: str) -> tuple[int, ...]:

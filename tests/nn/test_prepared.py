@@ -21,6 +21,7 @@ from graphnfn.symmetry import act, random_element
 CNN = small_cnn_spec([1, 4, 5], 3, "relu", input_shape=(1, 8, 8))
 SIREN = mlp_spec([2, 6, 5, 1], "sin", omega=30.0)
 MLP = mlp_spec([7, 6, 5, 2], "abs")
+FIELD = mlp_spec([3, 6, 5, 1], "relu")
 
 
 def model_of(graph: gn.NeuralGraph, layer: str = "gated", **settings: Any) -> gn.GraphMetaNet:
@@ -44,7 +45,7 @@ def mixed() -> gn.NeuralGraph:
 
 
 @pytest.mark.parametrize("layer", list(LAYERS))
-@pytest.mark.parametrize("spec", [CNN, SIREN, MLP], ids=["cnn", "siren", "mlp"])
+@pytest.mark.parametrize("spec", [CNN, SIREN, MLP, FIELD], ids=["cnn", "siren", "mlp", "field"])
 def test_predictions_and_gradients_are_the_same(spec: gn.NetSpec, layer: str) -> None:
     graph = testing.random_graph(spec, networks=4, dtype=torch.float32)
     model = model_of(graph, layer, statistics=True, functionals=True)

@@ -24,6 +24,7 @@ SPECS = [
     mlp_spec([7, 6, 5, 2], "abs"),
     small_cnn_spec([1, 4, 5], 3, "tanh", input_shape=(1, 8, 8)),
     small_cnn_spec([1, 4, 5], 3, "relu", input_shape=(1, 8, 8)),
+    mlp_spec([3, 6, 5, 1], "relu"),
 ]
 
 
@@ -86,7 +87,7 @@ def test_signs_are_caught(spec: NetSpec) -> None:
         testing.assert_equivariant(model, testing.random_graph(spec, networks=2))
 
 
-@pytest.mark.parametrize("spec", [SPECS[1], SPECS[4]])
+@pytest.mark.parametrize("spec", [SPECS[1], SPECS[4], SPECS[5]])
 def test_scales_are_caught(spec: NetSpec) -> None:
     model = fitted(spec)
     wrong = Unbalanced(4 * model.config.width, Sizes.of([spec])).double()
@@ -178,8 +179,8 @@ def test_other_depths_and_several_blocks_to_a_layer() -> None:
     torch.testing.assert_close(model.forward_on_edges(mixed), model(mixed))
 
 
-def test_coordinate_networks_are_left_out() -> None:
-    picture = mlp_spec([2, 6, 1], "relu")
+def test_sirens_are_left_out() -> None:
+    picture = mlp_spec([2, 6, 1], "sin")
     alone = gn.GraphMetaNet(gn.MetaNetConfig(width=6, layer="gated", statistics=True), specs=[picture])
     assert alone.statistics is None
     spec = SPECS[1]
@@ -191,6 +192,14 @@ def test_coordinate_networks_are_left_out() -> None:
     torch.nn.init.zeros_(statistics_of(model).predict.bias)
     assert not torch.allclose(model(graphs[0]), before[0])
     assert torch.equal(model(graphs[1]), before[1])
+
+
+def test_other_coordinate_networks_are_read() -> None:
+    spec = mlp_spec([2, 6, 1], "relu")
+    graph, model = testing.random_graph(spec, networks=3), fitted(spec)
+    before = model(graph)
+    torch.nn.init.zeros_(statistics_of(model).predict.weight)
+    assert not torch.allclose(model(graph), before)
 
 
 def test_heads_that_do_not_read_them_refuse_them() -> None:
