@@ -49,7 +49,7 @@ def test_a_table_says_what_was_chosen(path: Path) -> None:
 def of_case(chosen: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     """What plans take from a search: ``compare.settings_of``."""
     name = re.sub(r"-(\d+|few)$", "", name).replace("-mixed", "-relu")
-    name = re.sub(r"-volume(-squared)?$", "-sdf", name)
+    name = re.sub(r"-volume(-squared|-shuffled)?$", "-sdf", name)
     name = re.sub(r"^(long-|curve-|large-)*f?mnist", "fmnist", name)
     (found,) = (models for case, models in chosen.items() if case.removeprefix("own-") == name.removeprefix("own-"))
     return found
