@@ -30,7 +30,7 @@ from graphnfn.nn.shares import FieldShares
 from graphnfn.nn.state import LevelCode, State
 from graphnfn.nn.statistics import WeightStatistics
 from graphnfn.nn.synchronous import SynchronousLayer
-from graphnfn.nn.taps import Sizes, coordinates, waves
+from graphnfn.nn.taps import Sizes, coordinates
 from graphnfn.nn.traced import TracedReader
 from graphnfn.nn.units import BlockUnits
 from graphnfn.nn.wiring import Wiring
@@ -255,7 +255,7 @@ class GraphMetaNet(nn.Module):
         canonical = self._seen(stack)[1]
         canonical = canonical if like is None else canonical.apply(lambda t: t.to(like.dtype))
         statistics = picture = field = values = None
-        if self.statistics and not waves(stack.spec):
+        if self.statistics and self.statistics.reads(stack.spec):
             statistics = self.statistics.seen(canonical)
         if coordinates(stack.spec):
             few = [canonical.take(slice(k, k + TOGETHER)) for k in range(0, max(1, stack.size), TOGETHER)]

@@ -16,7 +16,7 @@ from experiments import config
 from graphnfn.chain import mlp_spec, small_cnn_spec
 from graphnfn.graph import NeuralGraph
 from graphnfn.models import LAYERS, GraphMetaNet, MetaNetConfig
-from graphnfn.nn.taps import coordinates
+from graphnfn.nn.taps import waves
 from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.testing import random_graph
@@ -46,7 +46,7 @@ SHAPES = {
 
 
 CONFIGURED = ("gated", "paths", "complete")
-"""Models that the command line has with statistics of networks that take no coordinates, or on balanced weights."""
+"""Models that the command line has with statistics, or on balanced weights; SIRENs are read without either."""
 
 
 def ours(layer: str, shape: Shape, *, width: int = 32, rounds: int = 1) -> GraphMetaNet:
@@ -65,7 +65,7 @@ def configured(name: str, shape: Shape) -> nn.Module:
 def models(shape: Shape) -> dict[str, Make]:
     """Our models and every baseline that reads chains of layers, with default settings, and :data:`CONFIGURED`."""
     found: dict[str, Make] = {name: (lambda name=name: ours(name, shape)) for name in LAYERS}
-    if not coordinates(shape.spec):
+    if not waves(shape.spec):
         for name in CONFIGURED:
             found[f"{name}, as configured"] = lambda name=name: configured(name, shape)
     for name in (n for n in baselines.names() if n not in baselines.adapter_names()):

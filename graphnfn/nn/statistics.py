@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from graphnfn.nn.facts import group_facts
 from graphnfn.nn.parity import even_biases
 from graphnfn.nn.quantiles import QUANTILES, quantiles
-from graphnfn.nn.taps import Sizes, waves
+from graphnfn.nn.taps import Sizes, coordinates, waves
 from graphnfn.prepared import Prepared
+from graphnfn.spec import NetSpec
 from graphnfn.stack import Stack
 from graphnfn.symmetry.balanced import balanced_form, relative_widths
 
@@ -51,7 +52,8 @@ class WeightStatistics(nn.Module):
 
     Args:
         out: numbers per network.
-        sizes: of the model; ``sizes.depth`` layers have places of their own, deeper ones share the last.
+        sizes: of the model; ``sizes.depth`` layers have places of their own, deeper ones share the last. Where
+            ``sizes.spread`` is false, as in models saved before there was such, no coordinate network is read.
         reference: neurons per hidden group for which statistics are given; None takes weights as they are.
 
     Shape: list of (canonical) stacks to ``[networks, out]``.
@@ -74,7 +76,7 @@ class WeightStatistics(nn.Module):
 
     def __init__(self, out: int, sizes: Sizes, reference: int | None = None) -> None:
         super().__init__()
-        self.depth, self.reference = sizes.depth, reference
+        self.depth, self.reference, self.spread = sizes.depth, reference, sizes.spread
         features = 2 * self.depth * len(SETS) * MOMENTS
         self.register_buffer("center", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
@@ -84,14 +86,18 @@ class WeightStatistics(nn.Module):
         return torch.cat([self._read(stack) for stack in canonical])
 
     def _read(self, stack: Stack) -> Tensor:
-        if waves(stack.spec):
+        if not self.reads(stack.spec):
             return stack.nodes.new_zeros(stack.size, self.predict.out_features)
         rows = (self.seen(stack) - self.center) * self.scale
         return self.predict(rows.clamp(-LARGEST, LARGEST))
 
+    def reads(self, spec: NetSpec) -> bool:
+        """Whether a network's weights are read: of coordinate networks, those that ``sizes.spread`` is about."""
+        return not coordinates(spec) or (self.spread and not waves(spec))
+
     def fit(self, canonical: Sequence[Stack]) -> None:
         """Take mean and deviation of each statistic over some networks; statistics that do not vary are left out."""
-        found = [self.seen(stack).detach() for stack in canonical if not waves(stack.spec)]
+        found = [self.seen(stack).detach() for stack in canonical if self.reads(stack.spec)]
         if not found:
             return
         rows = torch.cat(found).double()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -46,15 +45,6 @@ def test_a_table_says_what_was_chosen(path: Path) -> None:
         assert row["words"] == stored["settings"][row["setting"]]
 
 
-def of_case(chosen: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    """What plans take from a search: ``compare.settings_of``."""
-    name = re.sub(r"-(\d+|few)$", "", name).replace("-mixed", "-relu")
-    name = re.sub(r"-volume(-squared|-shuffled)?$", "-sdf", name)
-    name = re.sub(r"^(long-|curve-|large-)*f?mnist", "fmnist", name)
-    (found,) = (models for case, models in chosen.items() if case.removeprefix("own-") == name.removeprefix("own-"))
-    return found
-
-
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_stored_comparisons_were_trained_with_it(path: Path) -> None:
     stored, checked = json.loads(path.read_text()), 0
@@ -62,11 +52,12 @@ def test_stored_comparisons_were_trained_with_it(path: Path) -> None:
         board = json.loads(result.read_text())
         if board["search"] is None or board["search"]["command"] != stored["command"]:
             continue
+        planned = {c.name: c for c in cases([f"compare={result.stem}", f"compare.settings={path}"])}
         for case in board["cases"]:
-            chosen = of_case(stored["chosen"], case["name"])
+            chosen = planned[case["name"]].settings
             for row in case["rows"]:
-                if row["model"] in chosen and row["setting"] != "as configured":
-                    assert row["setting"] == chosen[row["model"]]["setting"], (result.stem, case["name"], row["model"])
+                if row["model"] in chosen:
+                    assert row["setting"] == chosen[row["model"]].name, (result.stem, case["name"], row["model"])
                     checked += 1
     assert checked > 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -200,6 +201,26 @@ def test_other_coordinate_networks_are_read() -> None:
     before = model(graph)
     torch.nn.init.zeros_(statistics_of(model).predict.weight)
     assert not torch.allclose(model(graph), before)
+
+
+def test_models_from_before_read_coordinate_networks_without() -> None:
+    """Their saved sizes end in front of ``spread``."""
+    field, other = SPECS[5], SPECS[1]
+    graph, predictions = testing.random_graph(field, networks=3), []
+    for saved in (Sizes.of([field, other]), dataclasses.replace(Sizes.of([field, other]), spread=False)):
+        model = gn.GraphMetaNet(gn.MetaNetConfig(width=6, layer="gated", statistics=True))
+        model.set_extra_state(dataclasses.astuple(saved)[: None if saved.spread else -1])
+        torch.manual_seed(0)
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+        model = model.double()
+        want = model(graph)
+        torch.testing.assert_close(model(model.prepare(graph)), want)
+        torch.nn.init.zeros_(statistics_of(model).predict.weight)
+        torch.nn.init.zeros_(statistics_of(model).predict.bias)
+        predictions.append((want, model(graph)))
+    (read, without), (before, same) = predictions
+    assert not torch.allclose(read, without) and torch.equal(before, same) and torch.equal(same, without)
 
 
 def test_heads_that_do_not_read_them_refuse_them() -> None:
